@@ -1,0 +1,162 @@
+"""The seam between edge and router: one call in; one head, body bytes and one outcome out.
+
+Edge and router meet in these types only. In one process the edge hands its own sink to the router; across
+processes a gRPC servicer and a gRPC client carry the same three things as frames. Coroutines run per request,
+callbacks per chunk: nothing between the provider's socket and the sink queues, awaits or makes a task.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Protocol
+
+from junctor.errors import JunctorError
+
+Headers = list[tuple[bytes, bytes]]
+"""HTTP fields in order; names in lower case, values as received."""
+
+
+class Route(Enum):
+    """How a call names its target."""
+
+    OPENAI = "openai"
+    """``model`` of the JSON body, ``{workspace}/`` in front of it optional, that workspace only."""
+    MODEL = "model"
+    """Virtual model or entity ``name`` of ``workspace``; the body's ``model`` is overwritten."""
+    PROVIDER = "provider"
+    """Provider ``name`` of ``workspace``: a pure reverse proxy, whatever its status."""
+    PLAIN = "plain"
+    """``model`` of the body, looked up as on plain ``/v1``: any workspace, bare names, vendor ids."""
+
+
+@dataclass(slots=True)
+class Call:
+    """One inference request, not yet routed."""
+
+    route: Route
+    workspace: str
+    name: str
+    """Model or provider of the path; empty for OPENAI and PLAIN."""
+    method: str
+    path: bytes
+    """What follows ``/-/`` (or ``/v1/`` with its ``v1/`` for PLAIN), percent-encoding intact, no query."""
+    query: bytes = b""
+    """Query string without ``?``, verbatim."""
+    headers: Headers = field(default_factory=list)
+    body: bytes = b""
+    request_id: str = ""
+    timeout: float | None = None
+    """Seconds for the whole call, all attempts together; None: the setting."""
+    min_revision: str = ""
+    """``store:revision`` pairs, comma-separated, that the catalog must have reached first."""
+    session: str = ""
+    """Key of sticky routing; empty: none."""
+    want_receipt: bool = False
+
+
+@dataclass(slots=True)
+class Head:
+    """The start of an answer. Sent once, with or just before its first body byte: failover is over then."""
+
+    status: int
+    headers: Headers
+    """Fit to pass on: no hop-by-hop, framing or cookie fields. The sink adds its own framing."""
+    length: int | None
+    """Exact body length in bytes if known, else None."""
+    event_stream: bool
+    """The body is ``text/event-stream``."""
+    provider: str
+    """``workspace/name`` of the provider that answers."""
+    attempts: int
+    """How many providers were tried, this one included."""
+
+
+class Verdict(Enum):
+    """How a call ended. Framing decides first: a clean end of the body is COMPLETE, with or without ``[DONE]``."""
+
+    COMPLETE = "complete"
+    TRUNCATED = "truncated"
+    """The provider's connection ended before the body did."""
+    STALLED = "stalled"
+    """No body byte within the idle timer."""
+    CANCELLED = "cancelled"
+    """The caller went away."""
+    PROVIDER_ERROR = "provider_error"
+    """The provider's answer broke HTTP after it had begun, or its coding."""
+    TIMED_OUT = "timed_out"
+    """The total timer ran out after the answer had begun."""
+
+
+@dataclass(slots=True, frozen=True)
+class Usage:
+    """Tokens as the provider reported them; None where it did not."""
+
+    input_tokens: int | None = None
+    output_tokens: int | None = None
+    cached_tokens: int | None = None
+    reasoning_tokens: int | None = None
+
+
+@dataclass(slots=True, frozen=True)
+class Attempt:
+    """One try at one provider."""
+
+    provider: str
+    status: int
+    """HTTP status received; 0: none."""
+    failure: str
+    """Empty if this attempt's answer was used; else ``connect``, ``reset``, ``timeout``, ``status`` …"""
+    milliseconds: float
+
+
+@dataclass(slots=True)
+class Outcome:
+    """How a call ended, after its head was sent."""
+
+    verdict: Verdict
+    error: JunctorError | None = None
+    """Why it is not COMPLETE; its message is fit for the caller."""
+    attempts: tuple[Attempt, ...] = ()
+    usage: Usage | None = None
+    upstream_seconds: float = 0.0
+    total_seconds: float = 0.0
+    receipt: bytes = b""
+
+
+class Source(Protocol):
+    """Where the bytes come from; a full sink pauses it."""
+
+    def pause_reading(self) -> None:
+        """Stop reading from the provider until :meth:`resume_reading`. May be called twice."""
+
+    def resume_reading(self) -> None:
+        """Go on reading. May be called when not paused."""
+
+
+class Sink(Protocol):
+    """Where an answer goes. All calls come from the event loop's thread, none of them blocks.
+
+    Order: ``head`` once, ``data`` any number of times, ``end`` once. A call that fails before its head calls
+    none of them: :meth:`Invoker.invoke` raises instead. An exception in a sink ends that call only.
+    """
+
+    def head(self, head: Head, source: Source) -> None:
+        """Take the head. ``source`` may be paused and resumed until ``end``."""
+
+    def data(self, data: bytes) -> None:
+        """Take body bytes; never empty."""
+
+    def end(self, outcome: Outcome) -> None:
+        """Take the end. Anything but COMPLETE must not look complete to the caller."""
+
+
+class Invoker(Protocol):
+    """What the edge needs of a router: this one method, direct or over gRPC."""
+
+    async def invoke(self, call: Call, sink: Sink) -> Outcome:
+        """Serve one call into ``sink``.
+
+        Returns the outcome that ``sink.end`` got. Raises :class:`~junctor.errors.JunctorError` if it failed
+        before the head. Cancelling the task aborts the provider's connection at once.
+        """
