@@ -1,0 +1,1 @@
+"""The demo provider: a real OpenAI-compatible server, so that ``junctor up`` works without any key."""
