@@ -267,7 +267,9 @@ Global___InvokeHead: _TypeAlias = InvokeHead  # noqa: Y015
 
 @_typing.final
 class InvokeResponse(_message.Message):
-    """One piece of an answer: head first, then data, tail last."""
+    """One piece of an answer: a head, body bytes, a tail, or several of them in this order. A small answer is one
+    message with all three.
+    """
 
     DESCRIPTOR: _descriptor.Descriptor
 
@@ -278,11 +280,11 @@ class InvokeResponse(_message.Message):
     """Body bytes; where one message ends and the next begins means nothing."""
     @_builtins.property
     def head(self) -> Global___InvokeHead:
-        """The start; exactly one, the first message of the stream."""
+        """The start; exactly one, in the first message of the stream."""
 
     @_builtins.property
     def tail(self) -> _route_pb2.CallVerdict:
-        """The end; exactly one, the last message of the stream."""
+        """The end; exactly one, in the last message of the stream."""
 
     def __init__(
         self,
@@ -291,13 +293,11 @@ class InvokeResponse(_message.Message):
         data: _builtins.bytes = ...,
         tail: _route_pb2.CallVerdict | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "frame", b"frame", "head", b"head", "tail", b"tail"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["head", b"head", "tail", b"tail"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "frame", b"frame", "head", b"head", "tail", b"tail"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["data", b"data", "head", b"head", "tail", b"tail"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_frame: _TypeAlias = _typing.Literal["head", "data", "tail"]  # noqa: Y015
-    _WhichOneofArgType_frame: _TypeAlias = _typing.Literal["frame", b"frame"]  # noqa: Y015
-    def WhichOneof(self, oneof_group: _WhichOneofArgType_frame) -> _WhichOneofReturnType_frame | None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InvokeResponse: _TypeAlias = InvokeResponse  # noqa: Y015
 

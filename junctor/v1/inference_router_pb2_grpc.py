@@ -64,8 +64,8 @@ class InferenceRouterServicer:
     """
 
     def Invoke(self, request, context):
-        """Passes one HTTP call to a provider and streams its answer back: one head, any number of data messages (each
-        at most 1 MiB), one tail.
+        """Passes one HTTP call to a provider and streams its answer back: one head, body bytes as they come (at most
+        1 MiB in a message), one tail.
 
         An upstream 4xx or 5xx is a successful RPC whose head has that status; a gRPC error means that junctor itself
         could not serve, and then no head was sent. Once the head was sent the RPC ends OK, and the tail's verdict

@@ -38,8 +38,8 @@ class InferenceRouterStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> InferenceRouterAsyncStub: ...
     Invoke: _grpc.UnaryStreamMultiCallable[_inference_router_pb2.InvokeRequest, _inference_router_pb2.InvokeResponse]
-    """Passes one HTTP call to a provider and streams its answer back: one head, any number of data messages (each
-    at most 1 MiB), one tail.
+    """Passes one HTTP call to a provider and streams its answer back: one head, body bytes as they come (at most
+    1 MiB in a message), one tail.
 
     An upstream 4xx or 5xx is a successful RPC whose head has that status; a gRPC error means that junctor itself
     could not serve, and then no head was sent. Once the head was sent the RPC ends OK, and the tail's verdict
@@ -82,8 +82,8 @@ class InferenceRouterAsyncStub(InferenceRouterStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Invoke: _aio.UnaryStreamMultiCallable[_inference_router_pb2.InvokeRequest, _inference_router_pb2.InvokeResponse]  # type: ignore[assignment]
-    """Passes one HTTP call to a provider and streams its answer back: one head, any number of data messages (each
-    at most 1 MiB), one tail.
+    """Passes one HTTP call to a provider and streams its answer back: one head, body bytes as they come (at most
+    1 MiB in a message), one tail.
 
     An upstream 4xx or 5xx is a successful RPC whose head has that status; a gRPC error means that junctor itself
     could not serve, and then no head was sent. Once the head was sent the RPC ends OK, and the tail's verdict
@@ -129,8 +129,8 @@ class InferenceRouterServicer(metaclass=_abc_1.ABCMeta):
         request: _inference_router_pb2.InvokeRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_abc.Iterator[_inference_router_pb2.InvokeResponse], _abc.AsyncIterator[_inference_router_pb2.InvokeResponse]]:
-        """Passes one HTTP call to a provider and streams its answer back: one head, any number of data messages (each
-        at most 1 MiB), one tail.
+        """Passes one HTTP call to a provider and streams its answer back: one head, body bytes as they come (at most
+        1 MiB in a message), one tail.
 
         An upstream 4xx or 5xx is a successful RPC whose head has that status; a gRPC error means that junctor itself
         could not serve, and then no head was sent. Once the head was sent the RPC ends OK, and the tail's verdict
