@@ -1,0 +1,1 @@
+"""The HTTP edge: OpenAI-compatible REST and server-sent events in front of the services."""

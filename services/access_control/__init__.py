@@ -1,0 +1,1 @@
+"""Who and where: workspaces; later keys, members and audit."""

@@ -1,0 +1,1 @@
+"""The data plane: routes inference calls to providers."""

@@ -1,0 +1,1 @@
+"""What can be served: model entities and virtual models."""

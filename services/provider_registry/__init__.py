@@ -1,0 +1,1 @@
+"""Where it is served: providers, their discovery and their secrets."""

@@ -1,0 +1,1 @@
+"""Plumbing of every service: no domain words but the workspace."""

@@ -1,0 +1,70 @@
+"""The gRPC service ``Workspaces``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from typing import Any
+
+from junctor import filters
+from junctor.v1 import watch_pb2, workspaces_pb2_grpc
+from junctor.v1 import workspaces_pb2 as pb
+from services.access_control.store import WorkspaceStore
+from services.runtime.paging import ListQuery
+from services.runtime.validation import Violations
+from services.runtime.watch import Watcher
+
+
+class WorkspacesServicer(workspaces_pb2_grpc.WorkspacesServicer):
+    """Check, do, answer; errors are raised and translated by the server's interceptor."""
+
+    def __init__(self, store: WorkspaceStore) -> None:
+        self._store = store
+
+    async def GetWorkspace(self, request: pb.GetWorkspaceRequest, context: Any) -> pb.Workspace:
+        return await self._store.get("", request.name)
+
+    async def ListWorkspaces(self, request: pb.ListWorkspacesRequest, context: Any) -> pb.ListWorkspacesResponse:
+        page = await self._store.list(
+            ListQuery(
+                page_size=request.page_size,
+                page_token=request.page_token,
+                skip=request.skip,
+                order_by=request.order_by,
+                filter=filters.parse(request.filter),
+            )
+        )
+        return pb.ListWorkspacesResponse(
+            workspaces=page.items, next_page_token=page.next_page_token, total_size=page.total_size
+        )
+
+    async def CreateWorkspace(self, request: pb.CreateWorkspaceRequest, context: Any) -> pb.Workspace:
+        asked = request.workspace
+        bad = Violations()
+        bad.name("name", asked.name)
+        bad.description(asked.description)
+        bad.done()
+        new = pb.Workspace(name=asked.name, description=asked.description if asked.HasField("description") else None)
+        return await self._store.create(new, request_id=request.request_id)
+
+    async def UpdateWorkspace(self, request: pb.UpdateWorkspaceRequest, context: Any) -> pb.Workspace:
+        asked = request.workspace
+        bad = Violations()
+        bad.description(asked.description)
+        bad.done()
+
+        def change(workspace: pb.Workspace) -> None:
+            workspace.ClearField("description")
+            if asked.HasField("description"):
+                workspace.description = asked.description
+
+        return await self._store.update("", asked.name, change, resource_version=asked.resource_version)
+
+    async def DeleteWorkspace(self, request: pb.DeleteWorkspaceRequest, context: Any) -> pb.DeleteWorkspaceResponse:
+        revision = await self._store.delete_workspace(request.name, request.resource_version)
+        return pb.DeleteWorkspaceResponse(revision=str(revision))
+
+    async def WatchWorkspaces(self, request: watch_pb2.WatchRequest, context: Any) -> AsyncIterator[pb.WorkspaceEvent]:
+        async for item in Watcher(self._store).events(request.resume_token):
+            yield pb.WorkspaceEvent(
+                type=item.type, resource=item.resource, revision=item.revision, resume_token=item.resume_token
+            )

@@ -1,0 +1,128 @@
+"""The change feed of one store: a revision counter, a log, and watchers that read it.
+
+Every change takes the next revision and appends its log row in the transaction that makes it, so what is
+acknowledged can be watched and what was rolled back cannot. Watchers read the log; being woken is only a hint.
+A token is ``<epoch>.<revision>``; the epoch is drawn when the store is made, so another store's token is refused.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from dataclasses import dataclass
+
+import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from junctor.errors import WatchExpired
+from services.runtime.db import Database
+
+KEEP_CHANGES = 100_000
+"""Newest changes that are always kept in the log."""
+KEEP_SECONDS = 3600
+"""Age below which a change is always kept in the log."""
+
+METADATA = sa.MetaData()
+COUNTER = sa.Table(
+    "revision",
+    METADATA,
+    sa.Column("id", sa.Integer, primary_key=True),
+    sa.Column("value", sa.BigInteger),
+    sa.Column("compacted", sa.BigInteger),
+    sa.Column("epoch", sa.String),
+)
+CHANGES = sa.Table(
+    "changes",
+    METADATA,
+    sa.Column("revision", sa.BigInteger, primary_key=True, autoincrement=False),
+    sa.Column("kind", sa.String),
+    sa.Column("deleted", sa.Boolean),
+    sa.Column("body", sa.LargeBinary),
+    sa.Column("at", sa.BigInteger),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One row of the log; ``body`` is the resource as protobuf, its last state if ``deleted``."""
+
+    revision: int
+    deleted: bool
+    body: bytes
+
+
+class Feed:
+    """Appends to the log and wakes those who watch it."""
+
+    def __init__(self, database: Database) -> None:
+        self.database = database
+        self._waiters: set[asyncio.Event] = set()
+
+    async def append(self, tx: AsyncConnection, kind: str, *, deleted: bool, body: bytes, revision: int) -> None:
+        """Write the log row of a change whose ``revision`` came from :meth:`next_revision` in the same ``tx``."""
+        await tx.execute(
+            sa.insert(CHANGES).values(
+                revision=revision, kind=kind, deleted=deleted, body=body, at=time.time_ns() // 1000
+            )
+        )
+
+    async def next_revision(self, tx: AsyncConnection) -> int:
+        """Take the next revision of the store; the row lock makes commit order revision order."""
+        statement = sa.update(COUNTER).values(value=COUNTER.c.value + 1).returning(COUNTER.c.value)
+        return int((await tx.execute(statement)).scalar_one())
+
+    def notify(self) -> None:
+        """Wake every watcher: call it after the commit."""
+        for waiter in self._waiters:
+            waiter.set()
+
+    def subscribe(self) -> asyncio.Event:
+        """Return an event that :meth:`notify` sets, until :meth:`unsubscribe`."""
+        waiter = asyncio.Event()
+        self._waiters.add(waiter)
+        return waiter
+
+    def unsubscribe(self, waiter: asyncio.Event) -> None:
+        """Forget a waiter."""
+        self._waiters.discard(waiter)
+
+    async def position(self, tx: AsyncConnection) -> tuple[str, int]:
+        """Return epoch and newest revision, as ``tx`` sees them."""
+        row = (await tx.execute(sa.select(COUNTER.c.epoch, COUNTER.c.value))).one()
+        return str(row.epoch), int(row.value)
+
+    async def check_token(self, tx: AsyncConnection, token: str) -> int:
+        """Return the revision to resume after. Raises WatchExpired when the log cannot tell what came since."""
+        row = (await tx.execute(sa.select(COUNTER))).one()
+        epoch, _, number = token.partition(".")
+        if epoch != row.epoch or not number.isdecimal():
+            raise WatchExpired("resume_token is not of this store; start again without one")
+        revision = int(number)
+        if not row.compacted <= revision <= row.value:
+            raise WatchExpired("resume_token is older than the kept changes; start again without one")
+        return revision
+
+    async def since(self, tx: AsyncConnection, kind: str, revision: int, *, limit: int) -> list[Change]:
+        """Return the changes of one kind after ``revision``, in order, at most ``limit``."""
+        statement = (
+            sa.select(CHANGES.c.revision, CHANGES.c.deleted, CHANGES.c.body)
+            .where(CHANGES.c.revision > revision, CHANGES.c.kind == kind)
+            .order_by(CHANGES.c.revision)
+            .limit(limit)
+        )
+        return [Change(r.revision, r.deleted, r.body) for r in await tx.execute(statement)]
+
+    async def compact(self, *, keep: int = KEEP_CHANGES, keep_seconds: float = KEEP_SECONDS) -> int:
+        """Drop what is older than both bounds; returns the revision below which the log is gone."""
+        async with self.database.write() as tx:
+            newest = (await self.position(tx))[1]
+            horizon = time.time_ns() // 1000 - int(keep_seconds * 1e6)
+            old = sa.select(sa.func.max(CHANGES.c.revision)).where(
+                CHANGES.c.at < horizon, CHANGES.c.revision <= newest - keep
+            )
+            upto = (await tx.execute(old)).scalar()
+            if upto is None:
+                return int((await tx.execute(sa.select(COUNTER.c.compacted))).scalar_one())
+            await tx.execute(sa.delete(CHANGES).where(CHANGES.c.revision <= upto))
+            await tx.execute(sa.update(COUNTER).values(compacted=upto))
+            return int(upto)

@@ -1,0 +1,114 @@
+"""One store's database: engine, transactions, migrations. SQLite by default, PostgreSQL by URL.
+
+SQLite runs in WAL mode with ``synchronous=FULL``: an acknowledged write is on disk. Write transactions begin with
+``BEGIN IMMEDIATE`` and are taken one after another, so commit order is revision order on either engine.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from alembic import command
+from alembic.config import Config
+from sqlalchemy import Connection, event, text
+from sqlalchemy.engine import make_url
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+
+_BUSY_SECONDS = 10
+"""How long SQLite waits for another process's write lock before it gives up."""
+
+
+class Database:
+    """A store's engine. ``schema`` is its schema on PostgreSQL; SQLite has one file per store."""
+
+    def __init__(self, engine: AsyncEngine, *, schema: str) -> None:
+        self.engine = engine
+        self.schema = schema
+        self.is_sqlite = engine.dialect.name == "sqlite"
+        self._writer = asyncio.Lock()
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that sees one state of the store and writes nothing."""
+        async with self.engine.connect() as connection:
+            if not self.is_sqlite:
+                await connection.execution_options(isolation_level="REPEATABLE READ")
+            async with connection.begin():
+                yield connection
+
+    @asynccontextmanager
+    async def write(self) -> AsyncIterator[AsyncConnection]:
+        """A transaction that writes: all of it is committed when the block ends, or nothing of it."""
+        async with self._writer, self.engine.connect() as connection:
+            await connection.execution_options(junctor_write=True)
+            async with connection.begin():
+                yield connection
+
+    async def migrate(self, migrations: Path) -> None:
+        """Bring the schema to the newest revision of the Alembic folder ``migrations``."""
+        async with self.engine.connect() as connection:
+            if not self.is_sqlite:
+                await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{self.schema}"'))
+                # Two replicas that start together must not migrate at the same time.
+                await connection.execute(
+                    text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": f"junctor.{self.schema}"}
+                )
+                await connection.commit()
+            await connection.run_sync(_upgrade, migrations)
+            await connection.commit()
+
+    async def answers(self) -> bool:
+        """Tell whether the database answers a trivial query."""
+        try:
+            async with self.read() as connection:
+                await connection.execute(text("SELECT 1"))
+        except Exception:  # noqa: BLE001 - any driver error means the same: not now
+            return False
+        return True
+
+    async def close(self) -> None:
+        """Close every connection."""
+        await self.engine.dispose()
+
+
+def open_database(url: str, *, schema: str) -> Database:
+    """Open ``sqlite:///path`` or ``postgresql://…`` without connecting yet."""
+    parsed = make_url(url)
+    if parsed.get_backend_name() == "sqlite":
+        engine = create_async_engine(parsed.set(drivername="sqlite+aiosqlite"), connect_args={"timeout": _BUSY_SECONDS})
+        _prepare_sqlite(engine)
+        return Database(engine, schema=schema)
+    engine = create_async_engine(
+        parsed.set(drivername="postgresql+asyncpg"),
+        pool_pre_ping=True,
+        connect_args={"server_settings": {"search_path": schema, "application_name": f"junctor-{schema}"}},
+    )
+    return Database(engine, schema=schema)
+
+
+def _prepare_sqlite(engine: AsyncEngine) -> None:
+    def connected(connection: Any, _record: object) -> None:
+        # The driver must not begin transactions by itself: `began` does, and says which kind.
+        connection.isolation_level = None
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    def began(connection: Connection) -> None:
+        immediate = connection.get_execution_options().get("junctor_write", False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
+
+    event.listen(engine.sync_engine, "connect", connected)
+    event.listen(engine.sync_engine, "begin", began)
+
+
+def _upgrade(connection: Connection, migrations: Path) -> None:
+    config = Config()
+    config.set_main_option("script_location", str(migrations))
+    config.attributes["connection"] = connection
+    command.upgrade(config, "head")

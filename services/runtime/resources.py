@@ -1,0 +1,311 @@
+"""One resource table: create, read, list, update and delete, each write with its revision and its change.
+
+A row has the columns that are queried, a small JSON document of the fields that can be filtered, and the resource
+itself as protobuf. The protobuf message is the domain object: a new field needs no migration.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+import sqlalchemy as sa
+from google.protobuf.message import Message
+from google.protobuf.timestamp_pb2 import Timestamp
+from sqlalchemy.exc import IntegrityError
+from sqlalchemy.ext.asyncio import AsyncConnection
+
+from junctor import names
+from junctor.errors import (
+    FieldViolation,
+    InvalidField,
+    ResourceExists,
+    ResourceNotFound,
+    ResourceRef,
+    StaleVersion,
+)
+from services.runtime.changes import METADATA, Feed
+from services.runtime.filter_sql import compile_filter
+from services.runtime.paging import ListQuery, Page, order_clause, page_of
+
+_BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
+REQUEST_ID_LIMIT = 64
+REQUEST_KEEP_SECONDS = 24 * 3600
+"""How long a ``request_id`` makes a create idempotent."""
+
+M = TypeVar("M", bound=Message)
+
+
+def new_id(prefix: str) -> str:
+    """Draw an id: the prefix, a hyphen and 22 base58 characters (128 bits)."""
+    return f"{prefix}-{''.join(secrets.choice(_BASE58) for _ in range(22))}"
+
+
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[M]):
+    """What one kind of resource is called, and how its rows are made."""
+
+    name: str
+    """Kind in the change log and in ``ResourceInfo``: ``model``, ``provider`` …"""
+    table: str
+    message: type[M]
+    id_prefix: str
+    fields: Callable[[M], dict[str, str | None]]
+    """The filterable fields that are not columns of their own."""
+    missing: Callable[[str, str], str]
+    """Text for a resource (workspace, name) that does not exist."""
+    exists: Callable[[str, str], str]
+    """Text for a name that is taken."""
+    filterable: frozenset[str] = frozenset()
+    sortable: frozenset[str] = frozenset({"name", "created_at", "updated_at"})
+    default_order: str = "created_at"
+    default_page_size: int = 100
+
+
+REQUESTS = sa.Table(
+    "requests",
+    METADATA,
+    sa.Column("request_id", sa.String, primary_key=True),
+    sa.Column("kind", sa.String),
+    sa.Column("digest", sa.String),
+    sa.Column("body", sa.LargeBinary),
+    sa.Column("at", sa.BigInteger),
+)
+
+
+def resource_table(name: str, *extra: sa.Column[Any]) -> sa.Table:
+    """Describe one resource table; :func:`services.runtime.migrations.create_resource_table` makes it."""
+    return sa.Table(
+        name,
+        sa.MetaData(),
+        sa.Column("workspace", sa.String, primary_key=True),
+        sa.Column("name", sa.String, primary_key=True),
+        sa.Column("id", sa.String),
+        sa.Column("created_at", sa.BigInteger),
+        sa.Column("updated_at", sa.BigInteger),
+        sa.Column("revision", sa.BigInteger),
+        sa.Column("fields", sa.JSON),
+        sa.Column("body", sa.LargeBinary),
+        *extra,
+    )
+
+
+class ResourceStore(Generic[M]):
+    """The rows of one kind. Methods without ``tx`` run in a transaction of their own."""
+
+    def __init__(self, feed: Feed, kind: Kind[M]) -> None:
+        self.feed = feed
+        self.kind = kind
+        self.table = resource_table(kind.table)
+
+    def decode(self, body: bytes) -> M:
+        """Parse a stored resource."""
+        return self.kind.message.FromString(body)
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncConnection]:
+        """A write transaction; watchers are woken when it has committed."""
+        async with self.feed.database.write() as tx:
+            yield tx
+        self.feed.notify()
+
+    # -- reading
+
+    async def get(self, workspace: str, name: str) -> M:
+        """Return one resource. Raises ResourceNotFound."""
+        async with self.feed.database.read() as tx:
+            return await self.fetch(tx, workspace, name)
+
+    async def find(self, tx: AsyncConnection, workspace: str, name: str) -> M | None:
+        """Return one resource as ``tx`` sees it, or None."""
+        table = self.table
+        statement = sa.select(table.c.body).where(table.c.workspace == workspace, table.c.name == name)
+        body = (await tx.execute(statement)).scalar()
+        return None if body is None else self.decode(body)
+
+    async def fetch(self, tx: AsyncConnection, workspace: str, name: str) -> M:
+        """Return one resource as ``tx`` sees it. Raises ResourceNotFound."""
+        found = await self.find(tx, workspace, name)
+        if found is None:
+            raise self.not_found(workspace, name)
+        return found
+
+    async def all(self, tx: AsyncConnection) -> list[M]:
+        """Return every resource as ``tx`` sees it, oldest first."""
+        statement = sa.select(self.table.c.body).order_by(self.table.c.created_at, self.table.c.name)
+        return [self.decode(row.body) for row in await tx.execute(statement)]
+
+    async def list(self, query: ListQuery) -> Page[M]:
+        """Return one page. Raises InvalidField or MalformedRequest for a bad query."""
+        table, kind = self.table, self.kind
+        where = compile_filter(table, query.filter, fields=kind.filterable, kind=kind.name)
+        if query.workspace not in ("", names.ALL_WORKSPACES) and not query.filters_workspace:
+            where = sa.and_(where, table.c.workspace == query.workspace)
+        page = page_of(query, default_size=kind.default_page_size)
+        order = order_clause(table, query.order_by or kind.default_order, kind.sortable)
+        rows = sa.select(table.c.body).where(where).order_by(*order).offset(page.offset).limit(page.size)
+        async with self.feed.database.read() as tx:
+            total = (await tx.execute(sa.select(sa.func.count()).select_from(table).where(where))).scalar_one()
+            found = [self.decode(row.body) for row in await tx.execute(rows)]
+        return Page(found, page.next_token(total), total)
+
+    # -- writing
+
+    async def create(self, resource: M, *, request_id: str = "") -> M:
+        """Create a resource. Raises ResourceExists; the same ``request_id`` again returns the first answer."""
+        digest = hashlib.sha256(resource.SerializeToString(deterministic=True)).hexdigest()
+        try:
+            async with self.transaction() as tx:
+                if request_id and (earlier := await self._replay(tx, request_id, digest)) is not None:
+                    return earlier
+                created = await self.insert(tx, resource)
+                if request_id:
+                    await self._remember(tx, request_id, digest, created)
+                return created
+        except IntegrityError as error:  # two replicas created it at the same time
+            raise self.already_exists(_text(resource, "workspace"), _text(resource, "name")) from error
+
+    async def insert(self, tx: AsyncConnection, resource: M) -> M:
+        """Create a resource within ``tx``. Raises ResourceExists."""
+        created = self.kind.message()
+        created.CopyFrom(resource)
+        workspace, name = _text(created, "workspace"), _text(created, "name")
+        if await self.find(tx, workspace, name) is not None:
+            raise self.already_exists(workspace, name)
+        _set(created, "id", new_id(self.kind.id_prefix))
+        now = _now()
+        _stamp(created, "created_at", now)
+        revision = await self._seal(tx, created, now)
+        await tx.execute(sa.insert(self.table).values(created_at=now, **self._row(created, now, revision)))
+        await self.feed.append(tx, self.kind.name, deleted=False, body=_wire(created), revision=revision)
+        return created
+
+    async def update(self, workspace: str, name: str, change: Callable[[M], None], *, resource_version: str = "") -> M:
+        """Apply ``change`` to a resource. Raises ResourceNotFound, StaleVersion and what ``change`` raises."""
+        async with self.transaction() as tx:
+            current = await self.fetch(tx, workspace, name)
+            self.check_version(current, resource_version)
+            return await self.put(tx, current, change)
+
+    async def put(self, tx: AsyncConnection, current: M, change: Callable[[M], None]) -> M:
+        """Apply ``change`` to ``current`` within ``tx``; writes nothing when it changes nothing."""
+        changed = self.kind.message()
+        changed.CopyFrom(current)
+        change(changed)
+        if changed == current:
+            return current
+        now = _now()
+        revision = await self._seal(tx, changed, now)
+        table, row = self.table, self._row(changed, now, revision)
+        await tx.execute(
+            sa.update(table).where(table.c.workspace == row["workspace"], table.c.name == row["name"]).values(row)
+        )
+        await self.feed.append(tx, self.kind.name, deleted=False, body=_wire(changed), revision=revision)
+        return changed
+
+    async def delete(self, workspace: str, name: str, *, resource_version: str = "") -> int:
+        """Delete a resource; returns the revision of the deletion. Raises ResourceNotFound, StaleVersion."""
+        async with self.transaction() as tx:
+            current = await self.fetch(tx, workspace, name)
+            self.check_version(current, resource_version)
+            return await self.remove(tx, current)
+
+    async def remove(self, tx: AsyncConnection, current: M) -> int:
+        """Delete ``current`` within ``tx``; returns the revision."""
+        table = self.table
+        revision = await self.feed.next_revision(tx)
+        await tx.execute(
+            sa.delete(table).where(
+                table.c.workspace == _text(current, "workspace"), table.c.name == _text(current, "name")
+            )
+        )
+        await self.feed.append(tx, self.kind.name, deleted=True, body=_wire(current), revision=revision)
+        return revision
+
+    # -- errors
+
+    def not_found(self, workspace: str, name: str) -> ResourceNotFound:
+        """Build the error for a resource that does not exist."""
+        ref = ResourceRef(self.kind.name, names.join(workspace, name) if workspace else name)
+        return ResourceNotFound(self.kind.missing(workspace, name), resource=ref)
+
+    def already_exists(self, workspace: str, name: str) -> ResourceExists:
+        """Build the error for a name that is taken."""
+        ref = ResourceRef(self.kind.name, names.join(workspace, name) if workspace else name)
+        return ResourceExists(self.kind.exists(workspace, name), resource=ref)
+
+    def check_version(self, current: M, resource_version: str) -> None:
+        """Raise StaleVersion if the caller decided on an older state than ``current``."""
+        newest = _text(current, "resource_version")
+        if resource_version and resource_version != newest:
+            raise StaleVersion(
+                f"resource_version {resource_version} is not the newest ({newest}); read it again",
+                metadata={"resource_version": newest},
+            )
+
+    # -- rows
+
+    async def _seal(self, tx: AsyncConnection, resource: M, now: int) -> int:
+        revision = await self.feed.next_revision(tx)
+        _stamp(resource, "updated_at", now)
+        _set(resource, "resource_version", str(revision))
+        return revision
+
+    def _row(self, resource: M, now: int, revision: int) -> dict[str, Any]:
+        return {
+            "workspace": _text(resource, "workspace"),
+            "name": _text(resource, "name"),
+            "id": _text(resource, "id"),
+            "updated_at": now,
+            "revision": revision,
+            "fields": self.kind.fields(resource),
+            "body": _wire(resource),
+        }
+
+    async def _replay(self, tx: AsyncConnection, request_id: str, digest: str) -> M | None:
+        row = (await tx.execute(sa.select(REQUESTS).where(REQUESTS.c.request_id == request_id))).one_or_none()
+        if row is None:
+            return None
+        if row.kind != self.kind.name or row.digest != digest:
+            raise InvalidField.of(FieldViolation("request_id", "was used before for another request"))
+        return self.decode(row.body)
+
+    async def _remember(self, tx: AsyncConnection, request_id: str, digest: str, created: M) -> None:
+        if len(request_id) > REQUEST_ID_LIMIT:
+            raise InvalidField.of(FieldViolation("request_id", f"must be at most {REQUEST_ID_LIMIT} characters"))
+        now = _now()
+        await tx.execute(sa.delete(REQUESTS).where(REQUESTS.c.at < now - REQUEST_KEEP_SECONDS * 1_000_000))
+        values: Mapping[str, Any] = {
+            "request_id": request_id,
+            "kind": self.kind.name,
+            "digest": digest,
+            "body": _wire(created),
+            "at": now,
+        }
+        await tx.execute(sa.insert(REQUESTS).values(values))
+
+
+def _now() -> int:
+    return time.time_ns() // 1000
+
+
+def _wire(resource: Message) -> bytes:
+    return resource.SerializeToString(deterministic=True)
+
+
+def _text(resource: Message, name: str) -> str:
+    return str(getattr(resource, name, ""))  # a workspace has no workspace
+
+
+def _set(resource: Message, name: str, value: str) -> None:
+    setattr(resource, name, value)
+
+
+def _stamp(resource: Message, name: str, microseconds: int) -> None:
+    stamp: Timestamp = getattr(resource, name)
+    stamp.FromMicroseconds(microseconds)
