@@ -166,8 +166,8 @@ class AddressPolicy:
 def literal_address(host: str) -> Address | None:
     """Return the address that ``host`` spells, in any way a resolver would take for one; None for a name.
 
-    Beside the usual forms: brackets, a trailing dot, a zone, and all that ``inet_aton`` takes: decimal, hex and
-    octal numbers, one to four of them. Digits and dots of other scripts are read as IDNA maps them.
+    Beside the usual forms: brackets, a trailing dot, a zone, and all that ``inet_aton`` takes: one to four
+    numbers, decimal, hex or octal. Digits and dots of other scripts are read as IDNA maps them.
     """
     text = _normal(host)
     if text.startswith("[") and text.endswith("]"):

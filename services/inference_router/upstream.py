@@ -1,0 +1,141 @@
+"""The router's HTTP/1.1 client: one request out, its answer into a receiver, or one UpstreamFailure.
+
+A coroutine per request, callbacks per chunk (see :mod:`.upstream_protocol`). Works on uvloop and asyncio. No
+redirects, no cookies, no decoding, no retries but one: a pooled connection that turns out dead before any
+answer byte is replaced by a fresh one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from junctor.errors import MalformedRequest
+from services.inference_router.upstream_connect import Connector, Resolver, system_resolver
+from services.inference_router.upstream_pool import Pool
+from services.inference_router.upstream_protocol import Connection, Transfer
+from services.inference_router.upstream_types import (
+    FailureKind,
+    Origin,
+    Receiver,
+    Timers,
+    TlsConfig,
+    UpstreamFailure,
+    UpstreamRequest,
+)
+from services.runtime.addresses import AddressPolicy
+
+__all__ = [
+    "FailureKind",
+    "Origin",
+    "Receiver",
+    "Timers",
+    "TlsConfig",
+    "Transfer",
+    "UpstreamClient",
+    "UpstreamFailure",
+    "UpstreamRequest",
+]
+
+_BODYLESS = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS"))
+
+
+class UpstreamClient:
+    """Connections to all providers. Made and used inside one running event loop."""
+
+    __slots__ = ("_closed", "_connector", "_in_flight", "_loop", "_pool")
+
+    def __init__(
+        self, *, policy: AddressPolicy, max_idle_seconds: float = 30, resolver: Resolver = system_resolver
+    ) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._pool = Pool(self._loop, max_idle_seconds)
+        self._connector = Connector(self._pool, policy, resolver)
+        self._in_flight = 0
+        self._closed = False
+
+    @property
+    def in_flight(self) -> int:
+        """Exchanges that have not ended."""
+        return self._in_flight
+
+    @property
+    def open_connections(self) -> int:
+        """Sockets that are open, idle ones included."""
+        return self._pool.open_connections
+
+    @property
+    def idle_connections(self) -> int:
+        """Sockets that wait for a request."""
+        return self._pool.idle_connections
+
+    async def exchange(self, request: UpstreamRequest, receiver: Receiver) -> None:
+        """Send ``request``; return when its whole answer went into ``receiver``, or after ``Transfer.abort``.
+
+        Raises UpstreamFailure when there is no complete answer, MalformedRequest when the request cannot be
+        written as HTTP, and whatever the receiver raised. Cancelling closes the connection at once.
+        """
+        head = encode_head(request)
+        timers = request.timers
+        deadline = 0.0
+        self._in_flight += 1
+        try:
+            connection = self._pool.take(request.origin)
+            reused = connection is not None
+            while True:
+                if connection is None:
+                    connection = await self._connect(request)
+                # A replacement goes on with the time of the connection that it replaces.
+                deadline = deadline or self._loop.time() + timers.first_byte
+                transfer = Transfer(request, receiver, self._loop.create_future())
+                connection.start(transfer, head, request.body, deadline)
+                try:
+                    await transfer.waiter
+                except BaseException:
+                    transfer.abort()
+                    raise
+                if transfer.error is None:
+                    return
+                if not (reused and _is_stale(transfer.error)):
+                    raise transfer.error
+                connection, reused = None, False
+        finally:
+            self._in_flight -= 1
+
+    async def close(self) -> None:
+        """Close every connection; exchanges that run fail as CLOSED."""
+        self._closed = True
+        await self._pool.close()
+
+    async def _connect(self, request: UpstreamRequest) -> Connection:
+        if self._closed:
+            raise UpstreamFailure(FailureKind.CLOSED, "The gateway is shutting down.")
+        return await self._connector.connect(request.origin, request.timers.connect)
+
+
+def encode_head(request: UpstreamRequest) -> bytes:
+    """Write request line and fields. Raises MalformedRequest if one of them would break out of its place."""
+    method, target, headers, body = request.method, request.target, request.headers, request.body
+    lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (method, target, request.origin.authority)]
+    lines += [b"%b: %b" % field for field in headers]
+    if body or method not in _BODYLESS:
+        lines.append(b"content-length: %d" % len(body))
+    lines.append(b"\r\n")
+    head = b"\r\n".join(lines)
+    ends = len(lines) + 1
+    if (
+        head.count(b"\n") != ends
+        or head.count(b"\r") != ends
+        or b"\0" in head
+        or b" " in target
+        or not target
+    ):
+        raise MalformedRequest("The path or a header has a space, a line break or a NUL in it.")
+    return head
+
+
+def _is_stale(error: Exception) -> bool:
+    return (
+        isinstance(error, UpstreamFailure)
+        and not error.response_started
+        and error.kind in (FailureKind.RESET, FailureKind.CLOSED)
+    )

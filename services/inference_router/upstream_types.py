@@ -1,0 +1,138 @@
+"""What an upstream exchange is made of: origin, timers, request, receiver, and the one way it fails."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import TYPE_CHECKING, Protocol
+
+from services.runtime.exchange import Headers
+
+if TYPE_CHECKING:
+    from services.inference_router.upstream_protocol import Transfer
+
+
+@dataclass(frozen=True, slots=True)
+class TlsConfig:
+    """TLS with one provider, as PEM text. The default: the system's authorities, no client certificate."""
+
+    ca_pem: str = ""
+    """Authorities to trust instead of the system's."""
+    certificate_pem: str = ""
+    """Client certificate with its chain; needs ``key_pem``."""
+    key_pem: str = field(default="", repr=False)
+    server_name: str = ""
+    """Name for SNI and for the check of the certificate; empty: the origin's host."""
+
+
+@dataclass(frozen=True, slots=True)
+class Origin:
+    """Where to connect. Connections are only shared between requests with equal origins."""
+
+    scheme: str
+    """``http`` or ``https``."""
+    host: str
+    """Name or address, without brackets."""
+    port: int
+    tls: TlsConfig | None = None
+    authority: bytes = field(init=False, repr=False, compare=False)
+    """Value of the Host field."""
+    _hash: int = field(init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        default = 443 if self.scheme == "https" else 80
+        text = host if self.port == default else f"{host}:{self.port}"
+        object.__setattr__(self, "authority", text.encode("idna" if not text.isascii() else "ascii"))
+        object.__setattr__(self, "_hash", hash((self.scheme, self.host, self.port, self.tls)))
+
+    def __hash__(self) -> int:
+        # The pool looks an origin up for every request.
+        return self._hash
+
+
+@dataclass(frozen=True, slots=True)
+class Timers:
+    """Limits of one exchange, in seconds."""
+
+    connect: float = 5
+    """From the look-up of the name to a connection that can be written to, TLS included."""
+    first_byte: float = 300
+    """From the first request byte sent to the first body byte, or to the end of an answer without body."""
+    idle: float = 120
+    """Between two body bytes, not counting the time that the receiver has paused reading."""
+
+
+@dataclass(slots=True)
+class UpstreamRequest:
+    """One HTTP/1.1 request."""
+
+    origin: Origin
+    method: bytes
+    target: bytes
+    """Path and query as they go on the wire."""
+    headers: Headers
+    """Without ``host``, ``content-length``, ``transfer-encoding``: the client adds what it needs of them."""
+    body: bytes = b""
+    timers: Timers = field(default_factory=Timers)
+
+
+class Receiver(Protocol):
+    """Takes one answer, synchronously, from inside the socket's read callback.
+
+    ``on_head`` once, ``on_data`` at most once per socket read with all that the read brought, ``on_end`` once
+    and only after a complete answer. Interim (1xx) answers and trailers are not shown. An exception in any of
+    them closes the connection and comes out of ``exchange``.
+    """
+
+    def on_head(self, status: int, headers: Headers, length: int | None, transfer: Transfer) -> None:
+        """Take status (200–599), fields (lower-case names), number of body bytes to come if known."""
+
+    def on_data(self, data: bytes) -> None:
+        """Take body bytes; never empty."""
+
+    def on_end(self) -> None:
+        """The answer is complete."""
+
+
+class FailureKind(Enum):
+    """Why an exchange failed."""
+
+    CONNECT = "connect"
+    REFUSED_ADDRESS = "refused_address"
+    TLS = "tls"
+    RESET = "reset"
+    CLOSED = "closed"
+    CONNECT_TIMEOUT = "connect_timeout"
+    FIRST_BYTE_TIMEOUT = "first_byte_timeout"
+    IDLE_TIMEOUT = "idle_timeout"
+    MALFORMED = "malformed"
+    TRUNCATED = "truncated"
+
+
+TEXTS: dict[FailureKind, str] = {
+    FailureKind.CONNECT: "No connection to the provider could be made.",
+    FailureKind.REFUSED_ADDRESS: "The network policy does not allow the provider's address.",
+    FailureKind.TLS: "No secure connection to the provider could be made.",
+    FailureKind.RESET: "The provider reset the connection.",
+    FailureKind.CLOSED: "The provider closed the connection before it answered.",
+    FailureKind.CONNECT_TIMEOUT: "The provider did not accept a connection in time.",
+    FailureKind.FIRST_BYTE_TIMEOUT: "The provider did not begin its answer in time.",
+    FailureKind.IDLE_TIMEOUT: "The provider stopped sending in the middle of its answer.",
+    FailureKind.MALFORMED: "The provider's answer is not valid HTTP.",
+    FailureKind.TRUNCATED: "The provider's answer ended before it was complete.",
+}
+
+
+class UpstreamFailure(Exception):
+    """No complete answer. The text is fit for a caller: no address, no detail of the provider's network."""
+
+    def __init__(self, kind: FailureKind, text: str = "") -> None:
+        super().__init__(text or TEXTS[kind])
+        self.kind = kind
+        self.request_started = False
+        """Any byte of the request was written."""
+        self.response_started = False
+        """Any byte of an answer, interim ones included, was received."""
+        self.head_received = False
+        """``on_head`` was called."""
