@@ -1,0 +1,107 @@
+"""The command tree: what is built in, and what packages add by the entry-point group ``junctor.commands``.
+
+A command's module is imported when the command runs, not before: ``junctor --help`` stays quick and works
+without the server packages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from importlib.metadata import entry_points, version
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from junctor.cli.failure import Failure
+from junctor.cli.lazy import LazyCommand
+
+GROUP = "junctor.commands"
+
+EPILOG = """\b
+Examples:
+  junctor up                                start everything on this machine
+  junctor chat demo-echo-1 'Hello'          ask a model, token by token
+  echo 'Hello' | junctor chat demo-echo-1   the same, from a pipe
+  junctor chat gpt-4.1 'Hi' --provider oai  ask a provider by its own id
+  junctor protos export ./protos            write the gRPC contract
+
+Settings: JUNCTOR_BASE_URL, JUNCTOR_WORKSPACE, JUNCTOR_ACCESS_TOKEN; a flag wins over its variable.
+"""
+
+
+@dataclass(frozen=True)
+class CommandSpec:
+    """A command by name: where it is (``module:attribute``) and its line in the help."""
+
+    target: str
+    help: str
+
+
+BUILT_IN = {
+    "chat": CommandSpec("junctor.cli.chat:command", "Ask a model; the answer is printed as it comes."),
+    "protos": CommandSpec("junctor.cli.protos:app", "The gRPC contract: .proto files, descriptor set."),
+}
+
+SERVER_HELP = {
+    "up": "Start all services and the HTTP edge in one process.",
+    "demo-provider": "Run the demo provider alone.",
+    "admin": "Maintenance of a server's data.",
+}
+"""Help of the server's commands, so that listing them needs none of the server's packages."""
+
+
+def commands() -> Iterator[tuple[str, CommandSpec]]:
+    """List every command: built-in ones first, then those that installed packages add."""
+    yield from BUILT_IN.items()
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name != "up"):
+        owner = entry.dist.name if entry.dist else "another package"
+        yield entry.name, CommandSpec(entry.value, SERVER_HELP.get(entry.name, f"Added by {owner}."))
+
+
+class RootGroup(TyperGroup):
+    """The top of the tree: holds the lazy commands; a :class:`Failure` is one line and exit code 1."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for name, spec in commands():
+            self.commands.setdefault(name, LazyCommand(name, spec.target, spec.help))
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the chosen command."""
+        try:
+            return super().invoke(ctx)
+        except Failure as failure:
+            typer.echo(f"junctor: {failure}", err=True)
+            raise typer.Exit(1) from None
+
+
+def build() -> typer.Typer:
+    """Build the command tree."""
+    app = typer.Typer(
+        cls=RootGroup,
+        epilog=EPILOG,
+        no_args_is_help=True,
+        add_completion=False,
+        rich_markup_mode=None,
+        pretty_exceptions_enable=False,
+        context_settings={"help_option_names": ["-h", "--help"]},
+    )
+    app.callback()(_root)
+    return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"junctor {version('junctor')}")
+        raise typer.Exit
+
+
+def _root(
+    _version: Annotated[
+        bool,
+        typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
+    ] = False,
+) -> None:
+    """One door to every model: typed gRPC services behind an OpenAI-compatible HTTP edge."""
