@@ -227,6 +227,14 @@ class ResourceStore(Generic[M]):
         await self.feed.append(tx, self.kind.name, deleted=True, body=_wire(current), revision=revision)
         return revision
 
+    async def drop_workspaces_except(self, tx: AsyncConnection, existing: frozenset[str]) -> list[M]:
+        """Delete what lies in a workspace that is no more, within ``tx``; returns what was deleted."""
+        gone = sa.select(self.table.c.body).where(self.table.c.workspace.not_in(existing))
+        dropped = [self.decode(row.body) for row in await tx.execute(gone)]
+        for resource in dropped:
+            await self.remove(tx, resource)
+        return dropped
+
     # -- errors
 
     def not_found(self, workspace: str, name: str) -> ResourceNotFound:

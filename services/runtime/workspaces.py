@@ -6,26 +6,25 @@ writes; if access_control cannot be reached then, the answer is UNAVAILABLE and 
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable
-from typing import Any
+from collections.abc import Callable
 
 from junctor import names
-from junctor.channel import call
+from junctor.channel import Peer
 from junctor.errors import ResourceNotFound, ResourceRef, WorkspaceMissing
 from junctor.v1 import workspaces_pb2 as pb
+from junctor.v1 import workspaces_pb2_grpc
 from services.runtime.following import Follower
-
-Dropped = Callable[[frozenset[str]], Awaitable[None]]
 
 
 class WorkspaceList:
     """Names of the workspaces that exist. ``on_change`` hears of every change of the list."""
 
-    def __init__(self, stub: Any, *, on_change: Callable[[frozenset[str]], None] | None = None) -> None:
-        self._stub = stub
+    def __init__(self, access_control: Peer, *, on_change: Callable[[frozenset[str]], None] | None = None) -> None:
+        self._peer = access_control
+        self._stub = workspaces_pb2_grpc.WorkspacesStub(access_control.channel)
         self._names: frozenset[str] = frozenset()
         self._on_change = on_change
-        self.follower: Follower[pb.Workspace] = Follower("workspaces", stub.WatchWorkspaces, self)
+        self.follower: Follower[pb.Workspace] = Follower("workspaces", self._stub.WatchWorkspaces, self)
 
     @property
     def names(self) -> frozenset[str]:
@@ -60,7 +59,7 @@ class WorkspaceList:
         if not names.is_name(workspace):
             return False
         try:
-            await call(self._stub.GetWorkspace, pb.GetWorkspaceRequest(name=workspace))
+            await self._peer.call(self._stub.GetWorkspace, pb.GetWorkspaceRequest(name=workspace))
         except ResourceNotFound:
             return False
         return True

@@ -1,0 +1,121 @@
+"""The store of model_registry: model entities, virtual models, and the fields that each may be written with."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from google.protobuf.message import Message
+
+from junctor.v1 import model_registry_pb2 as pb
+from junctor.v1 import virtual_models_pb2 as vpb
+from services.runtime.changes import Feed
+from services.runtime.resources import Kind, ResourceStore
+
+MIGRATIONS = Path(__file__).parent / "migrations"
+
+
+def _given(message: Message, field: str) -> str | None:
+    if not message.HasField(field):
+        return None
+    value = getattr(message, field)
+    return value.decode() if isinstance(value, bytes) else str(value)
+
+
+def _model_fields(model: pb.Model) -> dict[str, str | None]:
+    plain = ("project", "description", "base_model", "finetuning_type", "fileset", "prompt", "adapters")
+    return {
+        **{field: _given(model, field) for field in plain},
+        "lora_enabled": "true" if model.finetuning_type == "lora" else "false",
+    }
+
+
+MODEL = Kind(
+    name="model",
+    table="models",
+    message=pb.Model,
+    id_prefix="model",
+    fields=_model_fields,
+    missing=lambda workspace, name: f"Model with workspace '{workspace}' and name '{name}' not found",
+    exists=lambda workspace, name: f"Model with workspace '{workspace}' and name '{name}' already exists",
+    filterable=frozenset(
+        {"project", "base_model", "adapters", "finetuning_type", "prompt", "lora_enabled", "description", "fileset"}
+    ),
+)
+
+VIRTUAL_MODEL = Kind(
+    name="virtual_model",
+    table="virtual_models",
+    message=vpb.VirtualModel,
+    id_prefix="virtual-model",
+    fields=lambda virtual: {
+        "project": _given(virtual, "project"),
+        "default_model_entity": _given(virtual, "default_model_entity"),
+    },
+    missing=lambda workspace, name: f"VirtualModel '{name}' not found in workspace '{workspace}'.",
+    exists=lambda workspace, name: f"VirtualModel '{name}' already exists in workspace '{workspace}'.",
+    filterable=frozenset({"project", "default_model_entity"}),
+    default_order="-created_at",
+    default_page_size=20,
+)
+
+MODEL_WRITABLE = (
+    "description",
+    "project",
+    "base_model",
+    "fileset",
+    "finetuning_type",
+    "api_endpoint",
+    "backend_format",
+    "prompt",
+    "custom_fields",
+    "ownership",
+    "model_providers",
+    "spec",
+    "trust_remote_code",
+    "adapters",
+)
+"""Fields of a model entity that a caller may write."""
+
+VIRTUAL_MODEL_WRITABLE = (
+    "description",
+    "project",
+    "default_model_entity",
+    "models",
+    "request_middleware",
+    "response_middleware",
+    "post_response_middleware",
+    "override_proxy",
+    "routing",
+)
+"""Fields of a virtual model that a caller may write."""
+
+
+class ModelStores:
+    """The tables of one model registry; they share the change feed."""
+
+    def __init__(self, feed: Feed) -> None:
+        self.feed = feed
+        self.models: ResourceStore[pb.Model] = ResourceStore(feed, MODEL)
+        self.virtual_models: ResourceStore[vpb.VirtualModel] = ResourceStore(feed, VIRTUAL_MODEL)
+
+    async def drop_workspaces_except(self, existing: frozenset[str]) -> None:
+        """Remove everything that lies in a workspace that is no more."""
+        async with self.models.transaction() as tx:
+            await self.models.drop_workspaces_except(tx, existing)
+            await self.virtual_models.drop_workspaces_except(tx, existing)
+
+
+def copy_fields(source: Message, target: Message, fields: Iterable[str]) -> None:
+    """Make ``fields`` of ``target`` what they are in ``source``; one that is not set there is cleared."""
+    for name in fields:
+        target.ClearField(name)
+        descriptor = source.DESCRIPTOR.fields_by_name[name]
+        if descriptor.is_repeated:
+            getattr(target, name).MergeFrom(getattr(source, name))
+        elif descriptor.has_presence and not source.HasField(name):
+            continue
+        elif descriptor.message_type is not None:
+            getattr(target, name).CopyFrom(getattr(source, name))
+        else:
+            setattr(target, name, getattr(source, name))
