@@ -1,0 +1,188 @@
+"""Every gRPC server of junctor is made here: the interceptors in their order, limits, health, reflection.
+
+A reader who asks "what happens to each call" finds the answer in :func:`create_server`.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import grpc
+from grpc_channelz.v1 import channelz
+from grpc_health.v1 import health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from junctor.channel import KEEPALIVE_MS, METADATA_LIMIT
+from services.runtime.auth import Access, Secret, authorize
+from services.runtime.health import SERVICE_NAME as HEALTH
+from services.runtime.health import HealthBoard, HealthServicer
+from services.runtime.interceptors import (
+    CallCounters,
+    Chain,
+    Concern,
+    Drain,
+    access_log,
+    call_context,
+    errors,
+)
+
+ServicerT = TypeVar("ServicerT")
+
+REGISTRY_RECEIVE_LIMIT = 4 * 1024 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What one server takes. Sizes in bytes."""
+
+    receive: int = REGISTRY_RECEIVE_LIMIT
+    """Of one message. A router: the request body limit and 1 MiB for the rest of the frame."""
+    streams: int = 10_000
+    """Calls at once on one connection."""
+    ping_interval_ms: int = 10_000
+    """Pings more often than this cut the connection; clients of junctor send one every 20 s."""
+
+
+class BindError(OSError):
+    """The address cannot be listened on; ``host``, ``port`` and ``errno`` say where and why."""
+
+    def __init__(self, host: str, port: int, number: int, why: str) -> None:
+        super().__init__(number, f"cannot listen on {host}:{port}: {why}")
+        self.host = host
+        self.port = port
+
+    def __str__(self) -> str:
+        return str(self.strerror)
+
+
+class GrpcServer:
+    """A server under construction, then running. Made by :func:`create_server`."""
+
+    def __init__(self, server: grpc.aio.Server, *, board: HealthBoard, drain: Drain, reuse_port: bool) -> None:
+        self._server = server
+        self._drain = drain
+        self._reuse_port = reuse_port
+        self._services: list[str] = []
+        self.health = board
+        self.port = 0
+        """Set by :meth:`start`."""
+
+    @property
+    def services(self) -> tuple[str, ...]:
+        """Full names of the services added so far."""
+        return tuple(self._services)
+
+    def add(self, register: Callable[[ServicerT, Any], None], servicer: ServicerT) -> None:
+        """Add a servicer by its generated ``add_…_to_server``. It is NOT_SERVING until the board says so."""
+        register(servicer, self)
+
+    def add_generic_rpc_handlers(self, handlers: Iterable[grpc.GenericRpcHandler]) -> None:
+        """Take handlers from generated code, noting the service's name for health and reflection."""
+        for handler in handlers:
+            name = handler.service_name() if isinstance(handler, grpc.ServiceRpcHandler) else None
+            if name:
+                self._services.append(name)
+                if not name.startswith("grpc."):
+                    self.health.add(name)
+            self._server.add_generic_rpc_handlers((handler,))
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """Called by generated code; ``grpc.aio`` looks methods up by the generic handlers alone."""
+
+    async def start(self, host: str, port: int) -> int:
+        """Listen, serve, and return the port (``port`` 0: a free one). Raises :class:`BindError`."""
+        self.add(health_pb2_grpc.add_HealthServicer_to_server, HealthServicer(self.health))
+        reflection.enable_server_reflection((*self._services, reflection.SERVICE_NAME), self._server)
+        self.port = self._bind(host, port)
+        await self._server.start()
+        return self.port
+
+    def _bind(self, host: str, port: int) -> int:
+        if port and not self._reuse_port:
+            _probe(host, port)  # grpc says neither the errno nor a line fit to be read
+        try:
+            bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        except RuntimeError:
+            bound = 0
+        if not bound:
+            raise BindError(host, port, errno.EADDRNOTAVAIL, "the address cannot be used")
+        return int(bound)
+
+    async def stop(self, grace: float | None) -> None:
+        """Say NOT_SERVING, end Watches, stop accepting; wait ``grace`` seconds for calls, then cancel them."""
+        self.health.drain()
+        self._drain.begin()
+        await self._server.stop(grace)
+
+    async def wait(self) -> None:
+        """Return when the server has stopped."""
+        await self._server.wait_for_termination()
+
+
+def create_server(  # noqa: PLR0913 - the one place where a server is put together; all keyword-only
+    *,
+    policy: Mapping[str, Access],
+    token: Secret | None,
+    limits: Limits | None = None,
+    counters: CallCounters | None = None,
+    board: HealthBoard | None = None,
+    reuse_port: bool = False,
+    channelz_too: bool = False,
+) -> GrpcServer:
+    """Make a server without services. Call it in the running loop, ``add`` servicers, then ``start``.
+
+    ``policy`` maps full service names to who may call them; a missing one is internal. ``token`` opens
+    internal services; None refuses all their calls.
+    """
+    drain = Drain()
+    concerns: list[Concern] = [  # outermost first
+        call_context,  # request id, deadline, principal slot
+        access_log(counters or CallCounters()),  # outside errors: sees the final status
+        errors,  # the one translation to a status
+        drain.concern,  # inside errors: a cut Watch ends as UNAVAILABLE
+        authorize(policy, token),  # inside errors: a refusal is translated like any other
+    ]
+    server = grpc.aio.server(
+        interceptors=[Chain(concerns)], options=_options(limits or Limits(), reuse_port, channelz_too)
+    )
+    made = GrpcServer(server, board=board or HealthBoard(), drain=drain, reuse_port=reuse_port)
+    if channelz_too:
+        channelz.add_channelz_servicer(server)
+    return made
+
+
+def _options(limits: Limits, reuse_port: bool, channelz_too: bool) -> list[tuple[str, int]]:
+    return [
+        ("grpc.max_receive_message_length", limits.receive),
+        ("grpc.max_send_message_length", -1),  # the receiver's limit counts
+        ("grpc.max_metadata_size", METADATA_LIMIT),
+        ("grpc.max_concurrent_streams", limits.streams),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", limits.ping_interval_ms),
+        ("grpc.http2.min_recv_ping_interval_without_data_ms", limits.ping_interval_ms),
+        ("grpc.so_reuseport", int(reuse_port)),
+        ("grpc.enable_channelz", int(channelz_too)),
+    ]
+
+
+def _probe(host: str, port: int) -> None:
+    """Bind and let go, for an error that says why."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        with socket.socket(family, kind) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            probe.bind(address)
+    except socket.gaierror as error:
+        raise BindError(host, port, errno.EADDRNOTAVAIL, "the host name is not known") from error
+    except OSError as error:
+        why = "the port is taken" if error.errno == errno.EADDRINUSE else str(error.strerror).lower()
+        raise BindError(host, port, error.errno or 0, why) from error
+
+
+__all__ = ["HEALTH", "BindError", "GrpcServer", "Limits", "create_server"]
