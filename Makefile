@@ -1,0 +1,72 @@
+# Everything a developer or a first-time user runs. Needs Python 3.11 to 3.13 and nothing else.
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || command -v python3)
+VENV   := .venv
+BIN    := $(VENV)/bin
+PIP    := $(BIN)/python -m pip --disable-pip-version-check --quiet
+PROTOS := $(wildcard protos/junctor/v1/*.proto)
+
+.PHONY: help up setup setup-dev test lint format proto proto-check proto-baseline lock wheel interop check clean
+
+help:  ## Show this list
+	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' Makefile
+
+up: setup  ## Install what is needed and start everything in one process
+	@$(BIN)/junctor up $(ARGS)
+
+setup: $(VENV)/.server  ## Install junctor and what it runs on, from the lock
+setup-dev: $(VENV)/.dev  ## The same, and what the tests need
+
+$(VENV)/.python:
+	@echo "Setting up $(VENV) …"
+	@$(PYTHON) -m venv $(VENV)
+	@touch $@
+
+$(VENV)/.server: requirements.lock pyproject.toml | $(VENV)/.python
+	@$(PIP) install --require-hashes -r requirements.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $@
+
+$(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/.python
+	@$(PIP) install --require-hashes -r requirements-dev.lock
+	@$(PIP) install --no-deps --no-build-isolation -e .
+	@touch $(VENV)/.server $@
+
+test: setup-dev  ## Install what is needed and run the tests
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup-dev  ## Style, types, layers, protos
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+	@$(BIN)/buf lint
+
+format: setup-dev  ## Put the sources into shape
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+proto: setup-dev  ## Generate the stubs from protos/
+	@PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -Iprotos \
+	  --python_out=. --grpc_python_out=. --mypy_out=quiet:. --mypy_grpc_out=quiet:. $(PROTOS)
+
+proto-check: proto  ## Fail when the committed stubs are not what protos/ gives, or a change breaks callers
+	@git diff --exit-code --stat -- junctor/v1 || { echo "stubs differ: run 'make proto' and commit"; exit 1; }
+	@test -z "$$(git ls-files --others --exclude-standard -- junctor/v1)"
+	@bash tests/compat/buf_breaking.sh $(BIN)/buf
+
+proto-baseline: setup-dev  ## Take the image that later changes to protos/ are held against
+	@$(BIN)/buf build -o tests/compat/landed_protos.binpb
+
+interop: setup-dev  ## Compile the protos and a client in Go (needs Debian's Go packages)
+	@bash tests/compat/interop.sh
+
+wheel: setup-dev  ## Build the wheel into dist/
+	@$(BIN)/python -m build --wheel --no-isolation --outdir dist .
+
+check: lint proto-check test  ## What has to pass before a change lands
+
+lock: setup-dev  ## Write the locks anew from pyproject.toml
+	@bash deploy/lock.sh $(BIN)
+
+clean:  ## Remove what was installed and built
+	@rm -rf $(VENV) dist build *.egg-info

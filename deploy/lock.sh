@@ -1,0 +1,16 @@
+#!/usr/bin/env bash
+# Writes requirements.lock and requirements-dev.lock from pyproject.toml: every package pinned, with hashes, for
+# every supported Python and platform.
+set -euo pipefail
+bin=${1:-.venv/bin}
+"$bin/python" -m pip install --quiet uv
+compile() {
+  "$bin/uv" pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-header \
+    --no-emit-index-url --no-emit-find-links --no-annotate "$@"
+}
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+# The build backend is in the lock as well: the project itself is installed without build isolation.
+printf 'hatchling==1.33.0\neditables>=0.5\n' > "$tmp/build.in"
+compile pyproject.toml "$tmp/build.in" --extra server -o requirements.lock
+compile pyproject.toml "$tmp/build.in" --extra server --group dev -o requirements-dev.lock
