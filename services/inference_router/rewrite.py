@@ -1,0 +1,230 @@
+"""Reads and rewrites JSON bodies: ``model`` and ``stream`` of a request, extra bodies, ``model`` of an answer.
+
+One partial decode per body, byte splices instead of a second serialisation: what is not rewritten keeps every
+byte (key order, ``9007199254740993``, ``1.0``, escapes, white space). Server-sent events are in ``sse``.
+"""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+from junctor.errors import MalformedRequest
+from services.inference_router import json_rules
+from services.inference_router.splice import (
+    NOT_JSON,
+    Fields,
+    add_member,
+    decode_fields,
+    decode_text,
+    encode,
+    replace_member,
+)
+
+WHOLE_LIMIT = 1024 * 1024
+"""Bytes up to which a JSON answer is held and rewritten whole (issue 4, item 3)."""
+EARLY_LIMIT = 64 * 1024
+"""Bytes at the start of a larger answer in which its top-level ``model`` is still looked for."""
+
+_NO_MODEL = "Could not extract model from openai request: "
+_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[][{}:,]', re.DOTALL)
+
+
+class BodyFacts(msgspec.Struct, frozen=True, gc=False):
+    """What routing needs of a request body."""
+
+    model: str | None
+    """The last ``model``, or None if there is none."""
+    stream: bool
+    fields: Fields
+
+
+def read_body(body: bytes, *, model_required: bool = True) -> BodyFacts:
+    """Read a request body of the openai, model and plain routes.
+
+    ``model_required`` is false on the model route, which overwrites ``model`` whatever it was. Raises
+    :class:`MalformedRequest` for what is not JSON, breaks :mod:`json_rules`, is no object or has no usable
+    ``model``; the texts are those of the HTTP contract.
+    """
+    try:
+        fields = json_rules.read_fields(body)
+    except msgspec.ValidationError:
+        json_rules.check_utf8(body)
+        raise MalformedRequest(f"{_NO_MODEL}the body must be a JSON object") from None
+    except RecursionError:
+        raise json_rules.too_deep() from None
+    except UnicodeDecodeError:
+        raise json_rules.refuse("not valid UTF-8") from None
+    except msgspec.DecodeError as error:
+        json_rules.check_utf8(body)
+        raise json_rules.refuse(str(error)) from None
+    json_rules.check(body, fields)
+    stream = fields.get("stream")
+    model = _model_of(fields) if model_required else None
+    return BodyFacts(model, stream is not None and bytes(stream) == b"true", fields)
+
+
+def _model_of(fields: Fields) -> str:
+    raw = fields.get("model")
+    if raw is None:
+        raise MalformedRequest(f"{_NO_MODEL}the body has no 'model'")
+    try:
+        return decode_text(raw)
+    except NOT_JSON:
+        raise MalformedRequest(f"{_NO_MODEL}'model' must be a string") from None
+
+
+def replace_model(body: bytes, facts: BodyFacts, new: str) -> bytes:
+    """Return ``body`` with its ``model`` set to ``new``, or put first if there was none.
+
+    Every other byte stays as it was, unless a key occurs twice: see :func:`splice.replace_member`.
+    """
+    if "model" in facts.fields:
+        return replace_member(body, facts.fields, "model", encode(new))
+    return add_member(body, facts.fields, "model", encode(new))
+
+
+def merge_body(
+    body: bytes,
+    *,
+    default_extra: bytes | None = None,
+    required_extra: bytes | None = None,
+    model: str | None = None,
+) -> bytes:
+    """Merge top level by top level: ``default_extra`` < caller < ``model`` < ``required_extra``.
+
+    The extras are JSON objects. The caller's values keep their bytes; space between members is lost when there
+    is something to merge. A body that is no JSON object, and one that nothing changes, passes untouched.
+    """
+    if not (default_extra or required_extra or model is not None):
+        return body
+    try:
+        fields = json_rules.read_fields(body)
+    except NOT_JSON:
+        return body
+    merged = dict(fields)
+    if model is not None:
+        merged["model"] = msgspec.Raw(encode(model))
+    if default_extra:
+        for key, value in decode_fields(default_extra).items():
+            merged.setdefault(key, value)
+    if required_extra:
+        merged.update(decode_fields(required_extra))
+    if len(merged) == len(fields):
+        changed = [key for key, value in merged.items() if fields[key] is not value]
+        if not changed:
+            return body
+        if changed == ["model"]:
+            return replace_member(body, fields, "model", bytes(merged["model"]))
+    return encode(merged)
+
+
+class JsonModelRewriter:
+    """Shows ``shown`` where a JSON answer says ``served``; bytes go in by :meth:`feed` and come back out.
+
+    Answers up to 1 MiB are held and rewritten whole. Of larger ones only a top-level ``model`` in the first
+    64 KiB is rewritten, and the rest streams. What is not JSON passes unchanged.
+    """
+
+    __slots__ = ("_held", "_length", "_served", "_shown", "_streams", "usage_source")
+
+    def __init__(self, served: str, shown: str) -> None:
+        self._served = served
+        self._shown = shown
+        self._held: list[bytes] = []
+        self._length = 0
+        self._streams = False
+        self.usage_source = b""
+        """The whole answer as received, for ``usage.read_usage``; empty if it was larger than 1 MiB."""
+
+    def feed(self, data: bytes) -> bytes:
+        """Take bytes of the answer; return those that may be sent now."""
+        if self._streams:
+            return data
+        self._held.append(data)
+        self._length += len(data)
+        if self._length <= WHOLE_LIMIT:
+            return b""
+        self._streams = True
+        body = b"".join(self._held)
+        self._held.clear()
+        return rewrite_early(body, self._served, self._shown)
+
+    def finish(self) -> bytes:
+        """Return what is still held. Call once, at the end of the answer."""
+        body = b"".join(self._held)
+        self._held.clear()
+        if not self._streams:
+            self.usage_source = body
+        return rewrite_json(body, self._served, self._shown)
+
+
+def rewrite_json(body: bytes, served: str, shown: str) -> bytes:
+    """Set ``model``, ``message.model`` and ``response.model`` to ``shown`` where they equal ``served``."""
+    if served == shown:
+        return body
+    try:
+        fields = decode_fields(body)
+    except NOT_JSON:
+        return body
+    return rewrite_fields(body, fields, served, encode(shown))
+
+
+def rewrite_fields(body: bytes, fields: Fields, served: str, shown: bytes) -> bytes:
+    """Do as :func:`rewrite_json` with a decoded ``body``; ``shown`` is JSON. Same object if nothing changed."""
+    model = fields.get("model")
+    if model is not None and is_text(model, served):
+        body = replace_member(body, fields, "model", shown)
+        if "message" in fields or "response" in fields:
+            fields = decode_fields(body)
+    for key in ("message", "response"):
+        raw = fields.get(key)
+        if raw is None or bytes(raw)[:1] != b"{":
+            continue
+        inner = bytes(raw)
+        inner_fields = decode_fields(inner)
+        model = inner_fields.get("model")
+        if model is not None and is_text(model, served):
+            value = replace_member(inner, inner_fields, "model", shown)
+            body = replace_member(body, fields, key, value)
+            fields = decode_fields(body)
+    return body
+
+
+def is_text(raw: msgspec.Raw, text: str) -> bool:
+    """Tell whether ``raw`` is the JSON string ``text``, however it is escaped."""
+    try:
+        return decode_text(raw) == text
+    except NOT_JSON:
+        return False
+
+
+def rewrite_early(body: bytes, served: str, shown: str) -> bytes:
+    """Rewrite the first top-level ``model`` in the first 64 KiB of ``body``, the start of a JSON object."""
+    if served == shown or body[:64].lstrip()[:1] != b"{":
+        return body
+    span = _early_model(body[:EARLY_LIMIT])
+    if span is None or not is_text(msgspec.Raw(body[span[0] : span[1]]), served):
+        return body
+    return b"".join((body[: span[0]], encode(shown), body[span[1] :]))
+
+
+def _early_model(start: bytes) -> tuple[int, int] | None:
+    depth = 0
+    key = colon = False
+    for token in _TOKEN.finditer(start):
+        kind = token[0][:1]
+        if kind in b"[{":
+            depth += 1
+        elif kind in b"]}":
+            depth -= 1
+        elif depth == 1 and kind == b'"':
+            if key and colon:
+                return token.span()
+            key = is_text(msgspec.Raw(token[0]), "model")
+            colon = False
+            continue
+        colon = kind == b":"
+        key = key and colon and depth == 1
+    return None

@@ -1,0 +1,72 @@
+"""Replaces one member of a JSON object and leaves every other byte as it was."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+
+Fields = dict[str, msgspec.Raw]
+"""Top level of a JSON object: decoded keys, raw values. Of a key that occurs twice the last value counts."""
+
+decode_fields = msgspec.json.Decoder(Fields).decode
+"""Decode an object one level deep. Raises ``msgspec.DecodeError``, ``UnicodeDecodeError``, ``RecursionError``."""
+
+NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
+"""What :data:`decode_fields` raises."""
+
+decode_text = msgspec.json.Decoder(str).decode
+encode = msgspec.json.encode
+
+_OPEN = re.compile(rb"[ \t\r\n]*+\{")
+_KEY = re.compile(rb'[ \t\r\n]*+"[^"\\]*+(?:\\.[^"\\]*+)*+"[ \t\r\n]*+:[ \t\r\n]*+', re.DOTALL)
+_NEXT = re.compile(rb"[ \t\r\n]*+([,}])")
+
+
+def replace_member(body: bytes, fields: Fields, key: str, value: bytes) -> bytes:
+    """Return ``body`` with the member ``key``, which must be there, set to the JSON ``value``.
+
+    ``fields`` is ``decode_fields(body)``. Every other byte stays, with one exception: an object in which a key
+    occurs twice is written anew from ``fields``, so that no reader can take another value than the last.
+    """
+    old = len(memoryview(fields[key]))
+    fresh = encode({**fields, key: msgspec.Raw(value)})
+    # Equal length means that there was no space to lose, no second key and no escape: it is the splice already.
+    if len(fresh) - len(value) == len(body) - old:
+        return fresh
+    span = member_span(body, fields, key)
+    if span is None:
+        return fresh
+    return b"".join((body[: span[0]], value, body[span[1] :]))
+
+
+def add_member(body: bytes, fields: Fields, key: str, value: bytes) -> bytes:
+    """Return ``body`` with the member ``key``, which must be absent, put first."""
+    start = body.index(b"{") + 1
+    comma = b"," if fields else b""
+    return b"".join((body[:start], encode(key), b":", value, comma, body[start:]))
+
+
+def member_span(body: bytes, fields: Fields, key: str) -> tuple[int, int] | None:
+    """Return where the value of ``key`` starts and ends in ``body``; None if some key occurs twice.
+
+    Walks the top level by the lengths of the raw values, so it costs by the number of keys. The walk is sound:
+    it steps over a value only where those bytes stand, and must end exactly where the object ends.
+    """
+    opened = _OPEN.match(body)
+    position = opened.end() if opened else 0
+    span = None
+    closing = b","
+    for name, raw in fields.items():
+        label = _KEY.match(body, position)
+        value = bytes(raw)
+        if label is None or closing != b"," or not body.startswith(value, label.end()):
+            return None
+        position = label.end() + len(value)
+        if name == key:
+            span = (label.end(), position)
+        following = _NEXT.match(body, position)
+        if following is None:
+            return None
+        position, closing = following.end(), following[1]
+    return span if closing == b"}" else None
