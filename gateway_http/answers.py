@@ -1,0 +1,89 @@
+"""What an answer says, apart from how it is framed: its header fields and its error bodies. Pure.
+
+Shared by the sinks of :mod:`gateway_http.http_sink` and :mod:`gateway_http.asgi`.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+from gateway_http import errors, paths
+from junctor.errors import JunctorError, StreamBroken
+from services.runtime.exchange import Call, Head, Headers, Outcome
+
+ERROR_BODY_LIMIT = 64 * 1024
+"""Bytes of a provider's error body that are read; the rest is dropped."""
+
+RECOMPUTED = frozenset(
+    (
+        *(b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"set-cookie"),
+        *(b"date", b"server", b"x-request-id"),
+        *(b"x-junctor-provider", b"x-junctor-attempts", b"x-junctor-error-source"),
+    )
+)
+"""Fields of a provider that are never passed on: framing, identity, and what we say ourselves."""
+
+_OF_THE_BODY = frozenset((b"content-type", b"content-encoding", b"content-language", b"etag", b"x-should-retry"))
+BODILESS = (204, 304)
+_BOUNDARIES = (b"\n\n", b"\r\n\r\n", b"\r\r")
+
+
+def own_fields(call: Call, head: Head | None) -> Headers:
+    """Return the fields that every answer to an inference request has."""
+    fields = [(b"x-request-id", call.request_id.encode("latin-1"))]
+    if head is not None:
+        fields.append((b"x-junctor-provider", head.provider.encode()))
+        fields.append((b"x-junctor-attempts", b"%d" % head.attempts))
+    return fields
+
+
+def passed_on(headers: Headers) -> Headers:
+    """Return the provider's fields that the caller gets.
+
+    Raises ValueError on a line break in one: no answer can be split in two.
+    """
+    kept = [field for field in headers if field[0] not in RECOMPUTED]
+    flat = b"".join([part for field in kept for part in field])
+    if b"\n" in flat or b"\r" in flat:
+        raise ValueError("line break in a response header")
+    return kept
+
+
+def failure(error: JunctorError, call: Call) -> errors.Response:
+    """Return the answer to a call that failed before its head."""
+    response = errors.to_response(error, anthropic=paths.is_anthropic(call))
+    response.headers.append((b"x-junctor-error-source", errors.error_source(error)))
+    return response
+
+
+def provider_error(head: Head, body: bytes, call: Call) -> errors.Response:
+    """Return the answer that stands for a provider's of status >= 400; ``retry-after`` and the like are kept."""
+    text = _text(body, head.headers)
+    response = errors.upstream_response(head.status, text, anthropic=paths.is_anthropic(call))
+    response.headers.append((b"x-junctor-error-source", b"provider"))
+    response.headers.extend(field for field in passed_on(head.headers) if field[0] not in _OF_THE_BODY)
+    return response
+
+
+def broken(outcome: Outcome) -> JunctorError:
+    """Return the error of a call that ended without being complete."""
+    return outcome.error or StreamBroken(errors.broken_message(outcome))
+
+
+def last_event(outcome: Outcome, last: bytes) -> bytes:
+    """Return what ends an event stream that is not complete; ``last``: the last bytes sent, four or more."""
+    gap = b"" if not last or last.endswith(_BOUNDARIES) else b"\n\n"
+    return gap + errors.stream_error(outcome)
+
+
+def _text(body: bytes, headers: Headers) -> str:
+    """Decode an error body in bounded memory; empty if its coding is not one we know."""
+    coding = next((value.strip().lower() for name, value in headers if name == b"content-encoding"), b"")
+    if coding in (b"gzip", b"x-gzip", b"deflate"):
+        try:
+            body = zlib.decompressobj(47).decompress(body, ERROR_BODY_LIMIT)
+        except zlib.error:
+            return ""
+    elif coding not in (b"identity", b""):
+        return ""
+    return body.decode("utf-8", "replace")

@@ -1,0 +1,61 @@
+"""What the edge's inference handler is built from, and how a request becomes a :class:`Call`."""
+
+from __future__ import annotations
+
+import itertools
+import secrets
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from gateway_http.limits import Limits
+from junctor.errors import FieldViolation, InvalidField
+from services.runtime.exchange import Call, Invoker
+
+_ID_LIMIT = 128
+
+
+def sequential_ids() -> Callable[[], str]:
+    """Return a generator of request ids: a random part per process, then a counter; no system call each."""
+    prefix, counter = f"req-{secrets.token_hex(8)}-", itertools.count(1)
+    return lambda: f"{prefix}{next(counter):x}"
+
+
+@dataclass(frozen=True, slots=True)
+class EdgeOptions:
+    """Parts and figures of the inference handler."""
+
+    invoker: Invoker
+    default_workspace: str = "default"
+    """Workspace of plain ``/v1``."""
+    limits: Limits = field(default_factory=Limits)
+    request_id: Callable[[], str] = field(default_factory=sequential_ids)
+
+
+def describe(call: Call, special: dict[bytes, bytes], options: EdgeOptions) -> None:
+    """Fill in the request id and what the ``x-junctor-*`` fields ask for.
+
+    Raises :class:`InvalidField` for a timeout that is not a positive number of milliseconds.
+    """
+    given = special.get(b"x-request-id")
+    call.request_id = given.decode() if given and _usable_id(given) else options.request_id()
+    if (timeout := special.get(b"x-junctor-timeout-ms")) is not None:
+        call.timeout = _seconds(timeout)
+    if (revision := special.get(b"x-junctor-min-revision")) is not None:
+        call.min_revision = revision.decode("latin-1")
+    if (session := special.get(b"x-junctor-session")) is not None:
+        call.session = session.decode("latin-1")
+    call.want_receipt = special.get(b"x-junctor-receipt") == b"1"
+
+
+def _usable_id(value: bytes) -> bool:
+    return len(value) <= _ID_LIMIT and value.isascii() and value.decode().isprintable() and b" " not in value
+
+
+def _seconds(value: bytes) -> float:
+    if not value.isdigit() or len(value) > 9 or int(value) == 0:
+        rule = "must be a positive number of milliseconds"
+        raise InvalidField(
+            f"Invalid x-junctor-timeout-ms: {rule}",
+            violations=(FieldViolation("header.x-junctor-timeout-ms", rule),),
+        )
+    return int(value) / 1000
