@@ -1,0 +1,123 @@
+"""The start-up screen: from facts to text, 80 columns wide, every command on it fit to be pasted.
+
+Only what cannot be broken (an id, a path) may be longer than a line.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from junctor import names
+
+WIDTH = 80
+DEFAULT_URL = "http://127.0.0.1:8080"
+"""Where the command line looks without a flag."""
+
+_NO_CHAT = (
+    *("embed", "rerank", "whisper", "tts", "transcribe", "audio", "speech", "realtime", "moderation", "guard"),
+    *("dall-e", "image", "sora", "veo", "imagen", "babbage", "davinci", "turbo-instruct", "ocr", "aqa", "bge"),
+)
+"""Parts of model ids that answer no chat, as vendors name them."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the screen tells."""
+
+    url: str
+    """Base URL of the edge, reachable from this machine, without ``/v1``."""
+    grpc_target: str
+    data_dir: str
+    models: Sequence[str]
+    """Routable ids, ``workspace/name``."""
+    detected: Sequence[str] = ()
+    """One line for each finding."""
+    auth: bool = False
+    """Callers need a token."""
+    version: str = ""
+
+
+def render(facts: Facts, *, colour: bool = False) -> str:
+    """Write the screen; ``colour`` makes headings bold (leave it off unless it goes to a terminal)."""
+
+    def heading(text: str) -> str:
+        return f"\x1b[1m{text}\x1b[0m" if colour else text
+
+    model = best_model(facts.models)
+    lines = [heading(f"junctor {facts.version}".strip() + f" is ready on {facts.url}"), ""]
+    if model is None:
+        lines += [*_wrapped(_NOTHING_YET, "  "), ""]
+    else:
+        lines += [heading("Try it") + f"   model {model}{_others(facts.models)}", "", *_calls(facts, model), ""]
+    lines += [heading("Existing apps"), "", *_exports(facts), ""]
+    if facts.detected:
+        lines += [heading("Detected"), ""]
+        lines += [line for found in facts.detected for line in _wrapped(found, "  ")]
+        lines += [""]
+    lines += [f"  gRPC   {facts.grpc_target}", f"  Data   {facts.data_dir}", "  Stop   Ctrl-C"]
+    return "\n".join(lines) + "\n"
+
+
+_NOTHING_YET = (
+    "No chat model yet. Start with the demo provider (--demo), set a key such as OPENAI_API_KEY before the start, "
+    "or register a provider."
+)
+
+
+def best_model(models: Sequence[str]) -> str | None:
+    """Choose the model to show: the first that answers a chat and is no demo, else a demo, else None."""
+    chat = [model for model in models if not any(part in names.split(model)[1] for part in _NO_CHAT)]
+    real = [model for model in chat if not names.split(model)[1].startswith("demo-")]
+    return next(iter([*real, *chat]), None)
+
+
+def reachable_url(host: str, port: int) -> str:
+    """Write the URL by which this machine reaches a server that listens on ``host``."""
+    reach = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+    bracketed = f"[{reach}]" if ":" in reach and not reach.startswith("[") else reach
+    return f"http://{bracketed}:{port}"
+
+
+def _others(models: Sequence[str]) -> str:
+    more = len(models) - 1
+    return f" (and {more} more)" if more > 0 else ""
+
+
+def _calls(facts: Facts, model: str) -> Iterator[str]:
+    yield f"  curl {facts.url}/v1/chat/completions \\"
+    yield "    -H 'content-type: application/json' \\"
+    if facts.auth:
+        yield '    -H "authorization: Bearer $JUNCTOR_ACCESS_TOKEN" \\'
+    yield f'    -d \'{{"model": "{model}",'
+    yield '         "messages": [{"role": "user", "content": "Hello"}]}\''
+    yield ""
+    workspace, name = names.split(model)
+    short = name if workspace == "default" else model
+    if facts.url in (DEFAULT_URL, "http://localhost:8080"):
+        yield f"  junctor chat {short} 'Hello'"
+    else:
+        yield f"  junctor chat {short} 'Hello' \\"
+        yield f"    --base-url {facts.url}"
+
+
+def _exports(facts: Facts) -> Iterator[str]:
+    key = '"$JUNCTOR_ACCESS_TOKEN"' if facts.auth else "not-needed"
+    line = f"  export OPENAI_BASE_URL={facts.url}/v1 OPENAI_API_KEY={key}"
+    if len(line) <= WIDTH:
+        yield line
+    else:
+        yield f"  export OPENAI_BASE_URL={facts.url}/v1"
+        yield f"  export OPENAI_API_KEY={key}"
+
+
+def _wrapped(text: str, indent: str) -> list[str]:
+    return textwrap.wrap(
+        text,
+        WIDTH,
+        initial_indent=indent,
+        subsequent_indent=indent + "  ",
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
