@@ -1,0 +1,324 @@
+"""The settings of a server process: one frozen tree, read and validated once, passed down.
+
+Flags win over ``JUNCTOR_*`` variables, these over the TOML file of ``--config``, that over the defaults of
+:mod:`services.settings_table`. Nothing else reads the environment. Every bad value is reported at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import ipaddress
+import json
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import urlsplit
+
+from services.runtime.auth import Secret
+from services.settings_table import (
+    CLIENT_ENVS,
+    CONFIG_ENV,
+    GATEWAY,
+    PORTS,
+    SETTINGS,
+    UP,
+    Facts,
+    Setting,
+    database_url,
+    secret,
+)
+
+_K8S_LINK = re.compile(r"JUNCTOR_(?:.*_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT(?:_\d+_.*)?)")
+
+
+class SettingsError(Exception):
+    """Some settings are bad; ``problems`` has a line for each. Exit code 2 is the caller's part."""
+
+    def __init__(self, problems: Sequence[str]) -> None:
+        super().__init__("\n".join(problems))
+        self.problems = tuple(problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Address:
+    """Where a listener is."""
+
+    host: str
+    port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Peers:
+    """gRPC targets of the services; None: it runs in this process, ask its own listener."""
+
+    access_control: str | None
+    model_registry: str | None
+    provider_registry: str | None
+    inference_router: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Timeouts:
+    """Upstream timers, seconds; a provider may have its own."""
+
+    connect: float
+    first_byte: float
+    idle: float
+    total: float
+
+
+@dataclass(frozen=True, slots=True)
+class Auth:
+    """Who may call. ``mode`` is ``off``."""
+
+    mode: str
+    admin_key: Secret | None
+    admin_key_file: Path | None
+    insecure: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """For :func:`services.runtime.telemetry.configure`."""
+
+    level: str
+    format: str
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """The tree. Sizes in bytes, times in seconds."""
+
+    services: tuple[str, ...]
+    """What this process runs: ``("up",)``, or names of services and ``gateway``."""
+    edge: Address
+    grpc: Address
+    admin_port: int | None
+    peers: Peers
+    data_dir: Path
+    database_url: str | None
+    """None: SQLite in ``data_dir``."""
+    demo: bool
+    detect: bool
+    seed: bool
+    workers: int
+    hop: str
+    """``direct`` or ``grpc``."""
+    secret_key_file: Path
+    service_token_file: Path
+    max_body: int
+    timeouts: Timeouts
+    drain_timeout: float
+    upstream_networks: frozenset[str]
+    discovery_interval: float
+    default_workspace: str
+    auth: Auth
+    log: Log
+    values: Mapping[str, Any]
+    """Every row's value by its name, for :meth:`render`."""
+    origins: Mapping[str, str]
+    """Where each value is from: ``flag``, ``env``, ``file`` or ``default``."""
+    unknown: tuple[str, ...]
+    """Variables that begin with ``JUNCTOR_`` and are no settings: worth a warning."""
+
+    @classmethod
+    def load(
+        cls,
+        flags: Mapping[str, Any],
+        environ: Mapping[str, str],
+        config_file: Path | None = None,
+        *,
+        services: Sequence[str] = (UP,),
+    ) -> Settings:
+        """Read and validate. ``flags`` maps row names to what was given, ``config`` among them.
+
+        ``services`` decides defaults. Raises SettingsError with every problem there is.
+        """
+        facts = Facts(tuple(services), _config_home(environ))
+        problems = [f"{name}: no such service" for name in services if name not in (UP, GATEWAY, *PORTS)]
+        chosen = config_file or flags.get("config") or environ.get(CONFIG_ENV)
+        file = _read_file(Path(chosen).expanduser(), problems) if chosen else {}
+        values: dict[str, Any] = {}
+        origins: dict[str, str] = {}
+        for row in SETTINGS:
+            origin, given = _given(row, flags, environ, file)
+            origins[row.name] = origin
+            try:
+                values[row.name] = row.default_for(facts) if origin == "default" else row.rule(given)
+            except ValueError as error:
+                problems.append(f"{_name_at(row, origin)}: {error}{_but(row, given)}")
+        if not problems:
+            problems += _exposed(values, facts)
+        if problems:
+            raise SettingsError(problems)
+        return _tree(facts, values, origins, _unknown(environ))
+
+    def render(self, *, redact: bool = True) -> str:
+        """Write every value as TOML with its origin as a comment; secrets hidden unless ``redact`` is False."""
+        lines = [f"{name} = {_toml(value, redact)}" for name, value in self.values.items()]
+        width = max(map(len, lines))
+        return "".join(
+            ("# " if self.values[name] is None else "") + f"{line:<{width}}  # {self.origins[name]}\n"
+            for name, line in zip(self.values, lines, strict=True)
+        )
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Give the parser every flag of the table; ``vars()`` of what it parses are the flags of :meth:`Settings.load`.
+
+    Also ``--config`` and ``--print-config``. Values are left as text: :meth:`Settings.load` judges them.
+    """
+    parser.add_argument("--config", default=argparse.SUPPRESS, metavar="FILE", help="TOML file with settings.")
+    parser.add_argument("--print-config", action="store_true", help="Print the settings in force, and exit.")
+    for row in SETTINGS:
+        if row.is_switch:
+            on = row.flag.partition("/")[0]
+            action: Any = argparse.BooleanOptionalAction
+            parser.add_argument(on, dest=row.name, action=action, default=argparse.SUPPRESS, help=row.help)
+        elif row.flag:
+            shown = row.name.rpartition("_")[2].upper()
+            parser.add_argument(row.flag, dest=row.name, default=argparse.SUPPRESS, metavar=shown, help=row.help)
+
+
+def markdown_table() -> str:
+    """Write the README's table of settings."""
+    lines = ["| flag | setting | default | meaning |", "|---|---|---|---|"]
+    lines.append(
+        f"| `--config` | `{CONFIG_ENV}` | – | TOML file; its keys are the settings in lower case without prefix |"
+    )
+    for row in SETTINGS:
+        flag = f"`{row.flag}`" if row.flag else ""
+        lines.append(f"| {flag} | `{row.env}` | {_shown_default(row)} | {row.help} |")
+    lines += [f"| CLI | `{env}` | {default} | {text} |" for env, (default, text) in CLIENT_ENVS.items()]
+    return "\n".join(lines) + "\n"
+
+
+def _shown_default(row: Setting) -> str:
+    if row.shown_default:
+        return row.shown_default
+    if row.default is None:
+        return "–"
+    if isinstance(row.default, float):
+        return f"{row.default:g}"
+    return f"`{str(row.default).lower() if isinstance(row.default, bool) else row.default}`"
+
+
+def _config_home(environ: Mapping[str, str]) -> Path:
+    base = environ.get("XDG_CONFIG_HOME", "")
+    # The standard says that a relative XDG_CONFIG_HOME is to be ignored.
+    root = Path(base) if Path(base).is_absolute() else Path(environ.get("HOME") or Path.home()) / ".config"
+    return root / "junctor"
+
+
+def _read_file(path: Path, problems: list[str]) -> dict[str, Any]:
+    try:
+        found = tomllib.loads(path.read_text("utf-8"))
+    except OSError as error:
+        problems.append(f"--config {path}: {error.strerror}")
+        return {}
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        problems.append(f"--config {path}: not TOML: {error}")
+        return {}
+    known = {row.name for row in SETTINGS}
+    problems += [f"{key} in {path.name}: no such setting" for key in found if key not in known]
+    return found
+
+
+def _given(
+    row: Setting, flags: Mapping[str, Any], environ: Mapping[str, str], file: Mapping[str, Any]
+) -> tuple[str, Any]:
+    if flags.get(row.name) is not None:
+        return "flag", flags[row.name]
+    value = environ.get(row.env, "")
+    # An empty variable is an unset one. Kubernetes gives pods JUNCTOR_PORT=tcp://… when a Service is called junctor.
+    if value and not (row.env.endswith("_PORT") and value.startswith("tcp://")):
+        return "env", value
+    return ("file", file[row.name]) if row.name in file else ("default", None)
+
+
+def _name_at(row: Setting, origin: str) -> str:
+    return {"flag": row.flag.partition("/")[0] or row.env, "file": f"{row.name} in the config file"}.get(
+        origin, row.env
+    )
+
+
+def _but(row: Setting, given: Any) -> str:
+    """Quote what was given, unless it may hold a credential."""
+    return "" if row.rule in (secret, database_url) else f", not {str(given)[:60]!r}"
+
+
+def _exposed(values: Mapping[str, Any], facts: Facts) -> list[str]:
+    """With auth off, everybody who reaches a listener may do everything."""
+    if values["insecure"]:
+        return []
+    listeners = []
+    if facts.runs(GATEWAY):
+        listeners.append(("JUNCTOR_HOST", values["host"]))
+    if any(facts.runs(name) for name in PORTS):
+        listeners.append(("JUNCTOR_GRPC_HOST", values["grpc_host"]))
+    return [
+        f"{env}: {host} is not a loopback address and JUNCTOR_AUTH is off, so anybody who reaches it may do anything; "
+        "set JUNCTOR_INSECURE=true if that is meant"
+        for env, host in listeners
+        if not is_loopback(host)
+    ]
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether the host to listen on is this machine alone."""
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
+
+
+def _unknown(environ: Mapping[str, str]) -> tuple[str, ...]:
+    known = {row.env for row in SETTINGS} | set(CLIENT_ENVS) | {CONFIG_ENV}
+    return tuple(
+        sorted(
+            name
+            for name in environ
+            if name.startswith("JUNCTOR_") and name not in known and not _K8S_LINK.fullmatch(name)
+        )
+    )
+
+
+def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], unknown: tuple[str, ...]) -> Settings:
+    v = values
+    same = ("demo", "detect", "seed", "workers", "hop", "secret_key_file", "service_token_file", "drain_timeout")
+    more = ("admin_port", "data_dir", "database_url", "upstream_networks", "discovery_interval", "default_workspace")
+    return Settings(
+        services=facts.services,
+        edge=Address(v["host"], v["port"]),
+        grpc=Address(v["grpc_host"], v["grpc_port"]),
+        peers=Peers(**{name: v[name] for name in (service.replace("-", "_") for service in PORTS)}),
+        max_body=v["max_body_mb"] * 1024 * 1024,
+        timeouts=Timeouts(v["connect_timeout"], v["first_byte_timeout"], v["idle_timeout"], v["total_timeout"]),
+        auth=Auth(v["auth"], v["admin_key"], v["admin_key_file"], v["insecure"]),
+        log=Log(v["log_level"], v["log_format"]),
+        values=MappingProxyType(dict(values)),
+        origins=MappingProxyType(dict(origins)),
+        unknown=unknown,
+        **{name: v[name] for name in (*same, *more)},
+    )
+
+
+def _toml(value: Any, redact: bool) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, Secret):
+        value = "[redacted]" if redact else value.reveal()
+    if isinstance(value, bool | int | float):
+        return str(value).lower()
+    if isinstance(value, frozenset):
+        return json.dumps(sorted(value))
+    return json.dumps(_without_password(str(value)) if redact else str(value), ensure_ascii=False)
+
+
+def _without_password(text: str) -> str:
+    password = urlsplit(text).password if "://" in text else None
+    return text.replace(f":{password}@", ":[redacted]@") if password else text

@@ -1,0 +1,336 @@
+"""The rows of every setting: name, flag, rule, default, meaning.
+
+The loader, ``--help``, ``--print-config`` and the README's table are made from these rows and from nothing else.
+A rule takes the text of a flag or variable, or a value of the TOML file, and returns the value or raises ValueError
+with the rule in words.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+from urllib.parse import urlsplit
+
+from junctor import names
+from services.runtime.auth import Secret
+from services.runtime.telemetry import FORMATS, LEVELS
+
+UP: Final = "up"
+GATEWAY: Final = "gateway"
+PORTS: Final[Mapping[str, int]] = {
+    "access-control": 50051,
+    "model-registry": 50052,
+    "provider-registry": 50053,
+    "inference-router": 50054,
+}
+"""The gRPC services with the port of each when it runs alone."""
+NETWORKS: Final = ("public", "private", "loopback")
+
+Rule = Callable[[Any], Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One row. ``default`` is a value, or a function of the :class:`Facts` that are known at start."""
+
+    name: str
+    """Lower snake case: the key of the TOML file. ``JUNCTOR_`` and the upper case is the variable."""
+    rule: Rule
+    default: Any
+    help: str
+    flag: str = ""
+    """``--port``; a switch has two, ``--demo/--no-demo``; empty: none."""
+    shown_default: str = ""
+    """What tables say when the default is a function or has a unit."""
+
+    @property
+    def env(self) -> str:
+        """The environment variable."""
+        return f"JUNCTOR_{self.name.upper()}"
+
+    @property
+    def is_switch(self) -> bool:
+        """True if the flag takes no value."""
+        return "/" in self.flag
+
+    def default_for(self, facts: Facts) -> Any:
+        """Return the default in this process."""
+        return self.default(facts) if callable(self.default) else self.default
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What a default may depend on."""
+
+    services: tuple[str, ...]
+    """Names of the services in this process; ``("up",)`` for all with the edge."""
+    config_home: Path
+    """``$XDG_CONFIG_HOME/junctor``."""
+
+    @property
+    def up(self) -> bool:
+        """True for ``junctor up``."""
+        return UP in self.services
+
+    def runs(self, service: str) -> bool:
+        """Tell whether the service is part of this process."""
+        return self.up or service in self.services
+
+    @property
+    def grpc_port(self) -> int:
+        """The first service's own port; ``up`` has that of access-control, the lowest."""
+        return next((port for name, port in PORTS.items() if self.runs(name)), PORTS["access-control"])
+
+
+def text(value: Any) -> str:
+    """Any text without control characters, not empty."""
+    if not isinstance(value, str) or not value.strip() or not value.isprintable():
+        raise ValueError("must be text, not empty")
+    return value.strip()
+
+
+def switch(value: Any) -> bool:
+    """True or false."""
+    if isinstance(value, bool):
+        return value
+    known = {"true": True, "1": True, "yes": True, "on": True, "false": False, "0": False, "no": False, "off": False}
+    if not isinstance(value, str) or value.strip().lower() not in known:
+        raise ValueError("must be true or false")
+    return known[value.strip().lower()]
+
+
+def whole(low: int, high: int) -> Rule:
+    """A whole number within bounds, both included."""
+
+    def rule(value: Any) -> int:
+        try:
+            number = int(value) if isinstance(value, str) else value
+        except ValueError:
+            number = None
+        if isinstance(number, bool) or not isinstance(number, int) or not low <= number <= high:
+            raise ValueError(f"must be a whole number from {low} to {high}")
+        return number
+
+    return rule
+
+
+def seconds(value: Any) -> float:
+    """A positive number of seconds, at most a day."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 < number <= 86_400:
+        raise ValueError("must be a number of seconds above 0, at most 86400")
+    return number
+
+
+def one_of(*choices: str) -> Rule:
+    """One of a few words, case ignored."""
+
+    def rule(value: Any) -> str:
+        if not isinstance(value, str) or value.strip().lower() not in choices:
+            raise ValueError(f"must be one of {', '.join(choices)}")
+        return value.strip().lower()
+
+    return rule
+
+
+def port_or_off(value: Any) -> int | None:
+    """A port, or ``off``."""
+    if value is None or (isinstance(value, str) and value.strip().lower() == "off"):
+        return None
+    try:
+        return int(port(value))
+    except ValueError:
+        raise ValueError("must be a port (0 to 65535, 0: a free one) or off") from None
+
+
+def port(value: Any) -> int:
+    """A port; 0 lets the system choose."""
+    try:
+        return int(whole(0, 65_535)(value))
+    except ValueError:
+        raise ValueError("must be a port (0 to 65535, 0: a free one)") from None
+
+
+def host(value: Any) -> str:
+    """A name or an address to listen on; brackets of IPv6 are taken off."""
+    try:
+        given = text(value).removeprefix("[").removesuffix("]")
+        if ":" in given:
+            ipaddress.IPv6Address(given)
+    except ValueError:
+        given = ""
+    if not given or any(mark in given for mark in "/ @"):
+        raise ValueError("must be a host name or an address, without a port")
+    return given
+
+
+def path(value: Any) -> Path:
+    """A path; ``~`` is the home folder."""
+    return Path(text(str(value))).expanduser()
+
+
+def networks(value: Any) -> frozenset[str]:
+    """A comma-separated choice of NETWORKS (a list in TOML)."""
+    given = value.split(",") if isinstance(value, str) else value
+    words = [str(word).strip().lower() for word in given] if isinstance(given, list) else []
+    if not words or any(word not in NETWORKS for word in words):
+        raise ValueError(f"must be a comma-separated choice of {', '.join(NETWORKS)}")
+    return frozenset(words)
+
+
+def database_url(value: Any) -> str:
+    """A ``postgresql://`` URL with a host or a socket folder, and a database."""
+    given = text(value)
+    try:
+        parts = urlsplit(given)
+        fits = parts.scheme == "postgresql" and len(parts.path) > 1
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError("must be postgresql://user:password@host:port/database")
+    return given
+
+
+def auth_mode(value: Any) -> str:
+    """Only ``off``: keys and roles are not part of this release."""
+    if not isinstance(value, str) or value.strip().lower() != "off":
+        raise ValueError('must be "off": this release has no other')
+    return "off"
+
+
+def workspace(value: Any) -> str:
+    """The name of a workspace."""
+    if not isinstance(value, str) or not names.is_name(value):
+        raise ValueError("must be the name of a workspace")
+    return value
+
+
+def secret(value: Any) -> Secret:
+    """A value that is never shown."""
+    return Secret(text(value))
+
+
+def _peer(name: str) -> Setting:
+    shown = f"`127.0.0.1:{PORTS[name]}`; in one process: itself"
+    return Setting(
+        name.replace("-", "_"),
+        text,
+        lambda facts: None if facts.runs(name) else f"127.0.0.1:{PORTS[name]}",
+        f"Where {name} is, any gRPC target (`host:port`, `dns:///…`).",
+        shown_default=shown,
+    )
+
+
+_ALONE = ", ".join(f"{name} {number}" for name, number in PORTS.items())
+
+SETTINGS: Final[tuple[Setting, ...]] = (
+    Setting("host", host, "127.0.0.1", "Address of the HTTP edge.", "--host"),
+    Setting("port", port, 8080, "Port of the HTTP edge.", "--port"),
+    Setting("grpc_host", host, "127.0.0.1", "Address of the gRPC listener.", "--grpc-host"),
+    Setting(
+        "grpc_port",
+        port,
+        lambda facts: facts.grpc_port,
+        "Port of the gRPC listener; services in one process share it.",
+        "--grpc-port",
+        shown_default=f"`up` 50051; alone: {_ALONE}",
+    ),
+    Setting(
+        "admin_port",
+        port_or_off,
+        None,
+        "Plain HTTP for operators in every process: `/health/live`, `/health/ready`, `/metrics`.",
+        "--admin-port",
+        shown_default="off",
+    ),
+    *(_peer(name) for name in PORTS),
+    Setting(
+        "data_dir", path, Path("junctor-data"), "SQLite files, last good catalog.", "--data-dir", "`./junctor-data`"
+    ),
+    Setting(
+        "database_url",
+        database_url,
+        None,
+        "`postgresql://…` instead of SQLite.",
+        "--database-url",
+        shown_default="SQLite in the data folder",
+    ),
+    Setting("demo", switch, lambda facts: facts.up, "The demo provider.", "--demo/--no-demo", "on in `up` only"),
+    Setting(
+        "detect",
+        switch,
+        lambda facts: facts.up,
+        "Look for local model servers and provider keys.",
+        "--detect/--no-detect",
+        shown_default="on in `up` only",
+    ),
+    Setting("seed", switch, True, "Make the provider `system/nvidia-build` at first start."),
+    Setting("workers", whole(1, 1024), 1, "Processes for gateway and router (SO_REUSEPORT).", "--workers"),
+    Setting(
+        "hop",
+        one_of("direct", "grpc"),
+        "direct",
+        "How edge and router of one process talk: `direct` call, or `grpc` as across processes.",
+    ),
+    Setting(
+        "secret_key_file",
+        path,
+        lambda facts: facts.config_home / "secret.key",
+        "Key that encrypts secrets; made 0600 at first start.",
+        shown_default="`$XDG_CONFIG_HOME/junctor/secret.key`",
+    ),
+    Setting(
+        "service_token_file",
+        path,
+        lambda facts: facts.config_home / "service.token",
+        "Token between services; made 0600 at first start.",
+        shown_default="`$XDG_CONFIG_HOME/junctor/service.token`",
+    ),
+    Setting("max_body_mb", whole(1, 2000), 64, "Limit of a request body in MiB; over it: 413."),
+    Setting("connect_timeout", seconds, 5.0, "Seconds to connect to a provider."),
+    Setting("first_byte_timeout", seconds, 300.0, "Seconds until a provider's answer begins."),
+    Setting("idle_timeout", seconds, 120.0, "Seconds between two parts of an answer."),
+    Setting("total_timeout", seconds, 1800.0, "Seconds for a whole call, all attempts together."),
+    Setting("drain_timeout", seconds, 60.0, "Seconds that SIGTERM waits for streams."),
+    Setting(
+        "upstream_networks",
+        networks,
+        lambda facts: frozenset(NETWORKS if facts.up else ("public", "private")),
+        "Addresses a provider may have (`public`, `private`, `loopback`); metadata and link-local never.",
+        shown_default="`public,private`; in `up` also `loopback`",
+    ),
+    Setting(
+        "discovery_interval",
+        seconds,
+        10.0,
+        "Seconds between discoveries of READY providers; others are retried every 2 s rising to 10 s.",
+    ),
+    Setting("default_workspace", workspace, "default", "Workspace of the plain `/v1`."),
+    Setting("auth", auth_mode, "off", "Keys and roles. Only `off` in this release, for loopback addresses."),
+    Setting("admin_key", secret, None, "First admin key, for a later release."),
+    Setting("admin_key_file", path, None, "File with the first admin key, for a later release."),
+    Setting("insecure", switch, False, "`true` allows `JUNCTOR_AUTH=off` on an address that is not loopback."),
+    Setting("log_level", one_of(*LEVELS), "info", "`debug`, `info`, `warning` or `error`."),
+    Setting(
+        "log_format",
+        one_of(*FORMATS),
+        "auto",
+        "`text` or `json`; `auto` is text on a terminal, else JSON.",
+    ),
+)
+
+CONFIG_ENV: Final = "JUNCTOR_CONFIG"
+CLIENT_ENVS: Final[Mapping[str, tuple[str, str]]] = {
+    "JUNCTOR_BASE_URL": ("`http://localhost:8080`", "CLI and SDK: the HTTP edge."),
+    "JUNCTOR_WORKSPACE": ("`default`", "CLI and SDK: workspace."),
+    "JUNCTOR_ACCESS_TOKEN": ("–", "CLI and SDK: access token."),
+    "JUNCTOR_CONFIG_FILE": ("`~/.config/junctor/config.toml`", "CLI and SDK: settings file."),
+}
+"""Read by the client side alone: variable → default, meaning."""
