@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from services.runtime.admin_http import AdminServer
+from services.runtime.interceptors import CallCounters
+from services.runtime.metrics import Collector, Family, Sample, call_metrics, process_metrics, render
+
+
+@asynccontextmanager
+async def admin(checks: dict[str, bool] | None = None, *collectors: Collector) -> AsyncIterator[int]:
+    server = AdminServer(readiness=lambda: checks or {}, collectors=collectors)
+    port = await server.start("127.0.0.1", 0)
+    try:
+        yield port
+    finally:
+        await server.stop()
+
+
+async def send(port: int, data: bytes) -> tuple[int, dict[str, str], bytes]:
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    try:
+        writer.write(data)
+        head, _, body = (await asyncio.wait_for(reader.read(), 10)).partition(b"\r\n\r\n")
+        first, *fields = head.decode().split("\r\n")
+        return int(first.split()[1]), dict(field.split(": ", 1) for field in fields), body
+    finally:
+        writer.close()
+        await writer.wait_closed()
+
+
+async def get(port: int, path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+    return await send(port, f"{method} {path} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+
+
+async def test_live_whatever_the_dependencies() -> None:
+    async with admin({"store": False}) as port:
+        assert (await get(port, "/health/live"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("checks", "status", "word"),
+    [
+        ({"store": True, "peer": True}, 200, "ready"),
+        ({"store": True, "peer": False}, 503, "not ready"),
+    ],
+    ids=["all hold", "one fails"],
+)
+async def test_ready_when_every_check_holds(checks: dict[str, bool], status: int, word: str) -> None:
+    async with admin(checks) as port:
+        answered, fields, body = await get(port, "/health/ready?verbose")
+    assert (answered, json.loads(body)) == (status, {"status": word, "checks": checks})
+    assert fields["content-type"] == "application/json"
+
+
+async def test_readiness_is_asked_every_time() -> None:
+    checks = {"store": False}
+    async with admin(checks) as port:
+        assert (await get(port, "/health/ready"))[0] == 503
+        checks["store"] = True
+        assert (await get(port, "/health/ready"))[0] == 200
+
+
+async def test_metrics_of_the_process_and_its_calls() -> None:
+    counters = CallCounters()
+    counters.ended["/junctor.v1.Workspaces/GetWorkspace", "OK"] += 2
+    async with admin({}, process_metrics(1.0), call_metrics(counters)) as port:
+        status, fields, body = await get(port, "/metrics")
+    lines = body.decode().splitlines()
+    assert status == 200
+    assert fields["content-type"].startswith("text/plain; version=0.0.4")
+    assert 'junctor_grpc_calls_total{method="/junctor.v1.Workspaces/GetWorkspace",code="OK"} 2' in lines
+    for name in ("process_uptime_seconds", "process_open_fds", "process_resident_memory_bytes"):
+        [line] = [line for line in lines if line.startswith(f"{name} ")]
+        assert float(line.split()[1]) > 0
+
+
+def test_label_values_are_escaped() -> None:
+    family = Family("m", "gauge", "a\nb", (Sample(0.5, {"x": 'q"\\\n'}),))
+    assert render([family]) == '# HELP m a\\nb\n# TYPE m gauge\nm{x="q\\"\\\\\\n"} 0.5\n'
+
+
+async def test_a_collector_that_fails_is_500_without_text() -> None:
+    def broken() -> Iterable[Family]:
+        raise RuntimeError("private")
+
+    async with admin({}, broken) as port:
+        status, _, body = await get(port, "/metrics")
+        assert (status, b"private" in body) == (500, False)
+        assert (await get(port, "/health/live"))[0] == 200
+
+
+@pytest.mark.parametrize(
+    ("data", "status"),
+    [
+        (b"GET /nothing HTTP/1.1\r\n\r\n", 404),
+        (b"POST /metrics HTTP/1.1\r\n\r\n", 405),
+        (b"rubbish\r\n\r\n", 400),
+        (b"GET /metrics SPDY/3\r\n\r\n", 400),
+        (b"GET / HTTP/1.1\r\nx: " + b"y" * 20_000 + b"\r\n\r\n", 431),
+    ],
+    ids=["unknown path", "method", "no request", "protocol", "long head"],
+)
+async def test_bad_requests_are_answered_and_the_next_one_works(data: bytes, status: int) -> None:
+    async with admin() as port:
+        assert (await send(port, data))[0] == status
+        assert (await get(port, "/health/live"))[0] == 200
+
+
+async def test_head_has_no_body() -> None:
+    async with admin() as port:
+        status, fields, body = await get(port, "/health/live", "HEAD")
+    assert (status, int(fields["content-length"]) > 0, body) == (200, True, b"")
+
+
+async def test_stopping_drops_a_connection_that_says_nothing() -> None:
+    async with admin() as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        await get(port, "/health/live")
+    assert await asyncio.wait_for(reader.read(), 10) == b""
+    writer.close()
+    await writer.wait_closed()
