@@ -77,6 +77,7 @@ class UpstreamClient:
         head = encode_head(request)
         timers = request.timers
         deadline = 0.0
+        error: Exception | None = None
         self._in_flight += 1
         try:
             connection = self._pool.take(request.origin)
@@ -93,13 +94,15 @@ class UpstreamClient:
                 except BaseException:
                     transfer.abort()
                     raise
-                if transfer.error is None:
+                error, transfer.error = transfer.error, None
+                if error is None:
                     return
-                if not (reused and _is_stale(transfer.error)):
-                    raise transfer.error
+                if not (reused and _is_stale(error)):
+                    raise error
                 connection, reused = None, False
         finally:
             self._in_flight -= 1
+            error = None  # its traceback holds this frame: no way back, no cycle to be collected
 
     async def close(self) -> None:
         """Close every connection; exchanges that run fail as CLOSED."""
@@ -114,21 +117,15 @@ class UpstreamClient:
 
 def encode_head(request: UpstreamRequest) -> bytes:
     """Write request line and fields. Raises MalformedRequest if one of them would break out of its place."""
-    method, target, headers, body = request.method, request.target, request.headers, request.body
+    method, target, body = request.method, request.target, request.body
     lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (method, target, request.origin.authority)]
-    lines += [b"%b: %b" % field for field in headers]
+    lines += map(b": ".join, request.headers)
     if body or method not in _BODYLESS:
         lines.append(b"content-length: %d" % len(body))
     lines.append(b"\r\n")
     head = b"\r\n".join(lines)
     ends = len(lines) + 1
-    if (
-        head.count(b"\n") != ends
-        or head.count(b"\r") != ends
-        or b"\0" in head
-        or b" " in target
-        or not target
-    ):
+    if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head or b" " in target or not target:
         raise MalformedRequest("The path or a header has a space, a line break or a NUL in it.")
     return head
 

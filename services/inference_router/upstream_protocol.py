@@ -232,12 +232,14 @@ class Connection(asyncio.Protocol):
         if self._head_done:
             return
         name = name.lower()
-        self._fields.append((name, value.rstrip(b" \t")))
+        if value and value[-1] <= 32:
+            value = value.rstrip(b" \t")
+        self._fields.append((name, value))
         if name == b"content-length":
             self._length = int(value)
         elif name == b"transfer-encoding":
             # One chunked coding is the only one that a request without TE may be answered with.
-            if self._chunked or value.rstrip(b" \t").lower() != b"chunked":
+            if self._chunked or value.lower() != b"chunked":
                 raise _Broken
             self._chunked = True
 

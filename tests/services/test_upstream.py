@@ -288,7 +288,7 @@ def test_a_broken_answer_fails_truthfully(run: Run, behaviour: Behaviour, kind: 
             up.always(behaviour)
             record = Record()
             quick = kind in (FailureKind.FIRST_BYTE_TIMEOUT, FailureKind.IDLE_TIMEOUT)
-            limits = {"first_byte": 0.2, "idle": 0.1} if quick else {}
+            limits: dict[str, Any] = {"first_byte": 0.2, "idle": 0.1} if quick else {}
             failure = await failure_of(client, ask(up, **limits), record)
             assert failure.kind is kind
             assert (record.body, record.ends) == (body, 0)
