@@ -72,9 +72,7 @@ def _schema(body: Json) -> Any:
     if wanted.get("type") == "json_object":
         return {"type": "object", "properties": {"echo": {"type": "string"}}}
     named = wanted.get("json_schema")
-    return (
-        named.get("schema", {}) if wanted.get("type") == "json_schema" and isinstance(named, dict) else None
-    )
+    return named.get("schema", {}) if wanted.get("type") == "json_schema" and isinstance(named, dict) else None
 
 
 def _envelope(body: Json, kind: str) -> Json:

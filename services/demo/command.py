@@ -16,9 +16,7 @@ from services.demo.wire import ECHO_MODEL
 
 def command(
     host: Annotated[str, typer.Option(help="Address to listen on.")] = "127.0.0.1",
-    port: Annotated[
-        int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)
-    ] = 8090,
+    port: Annotated[int, typer.Option(help="Port to listen on; 0 takes a free one.", min=0, max=65535)] = 8090,
     pace: Annotated[float, typer.Option(help="Seconds between streamed tokens.", min=0)] = PACE,
 ) -> None:
     """Run the demo provider alone: an OpenAI-compatible server that needs no key."""

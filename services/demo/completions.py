@@ -28,9 +28,7 @@ def completions(body: Json) -> Reply | Stream:
     prompts = read_texts(body.get("prompt"), "prompt")
     options = Options(limit=positive(body, "max_tokens", at_most=1_000_000), stop=generation.read_stop(body))
     choices = range(positive(body, "n", at_most=MAX_CHOICES) or 1)
-    answers = [
-        generation.answer(Prompt(said, 0), options, choice=index) for said in prompts for index in choices
-    ]
+    answers = [generation.answer(Prompt(said, 0), options, choice=index) for said in prompts for index in choices]
     whole = Prompt("", sum(map(text.count, prompts)))
     if body.get("stream"):
         return Stream(_events(body, whole, answers))

@@ -25,9 +25,7 @@ MODELS = (ECHO_MODEL, EMBED_MODEL)
 class RequestRefused(Exception):
     """The request cannot be answered. ``param`` names the field, ``code`` is OpenAI's error code."""
 
-    def __init__(
-        self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None
-    ) -> None:
+    def __init__(self, message: str, *, status: int = 400, param: str | None = None, code: str | None = None) -> None:
         super().__init__(message)
         self.message = message
         self.status = status

@@ -21,6 +21,7 @@ import pytest_asyncio
 from openai import AsyncOpenAI, NotFoundError
 
 from services.demo import server, text
+from services.demo.app import DemoApp
 
 ECHO = "demo/echo-1"
 EMBED = "demo/embed-1"
@@ -185,9 +186,7 @@ async def test_completions_answer_each_prompt(openai: AsyncOpenAI) -> None:
 async def test_responses_whole_and_streamed_agree(openai: AsyncOpenAI) -> None:
     whole = await openai.responses.create(model=ECHO, input="Hello there")
     assert "Hello there" in whole.output_text
-    seen = [
-        event async for event in await openai.responses.create(model=ECHO, input="Hello there", stream=True)
-    ]
+    seen = [event async for event in await openai.responses.create(model=ECHO, input="Hello there", stream=True)]
     assert [event.type for event in seen[:4]] == [
         "response.created",
         "response.in_progress",
@@ -339,6 +338,30 @@ async def test_a_stream_ends_when_its_client_leaves() -> None:
         async with client.stream("POST", "/v1/chat/completions", json=request) as answer:
             assert await anext(answer.aiter_lines())
     await asyncio.wait_for(running.stop(), server.STOP_SECONDS)
+
+
+async def test_nothing_is_sent_to_a_client_that_left() -> None:
+    request = json.dumps({"model": ECHO, "messages": HELLO, "stream": True}).encode()
+    received = iter([{"type": "http.request", "body": request}])
+    sent: list[Any] = []
+
+    async def receive() -> Any:
+        return next(received, {"type": "http.disconnect"})
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    scope = {"type": "http", "method": "POST", "path": "/v1/chat/completions"}
+    await DemoApp(pace=3600)(scope, receive, send)
+    assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
+
+
+async def test_a_running_demo_takes_no_signal_from_its_host() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    running = await server.start()
+    during = signal.getsignal(signal.SIGINT)
+    await running.stop()
+    assert during is before
 
 
 async def test_a_taken_port_raises_and_leaves_no_socket(demo: server.RunningDemo) -> None:

@@ -262,6 +262,7 @@ async def test_a_key_is_not_stored_where_a_user_set_up_the_vendor(
     client: httpx.AsyncClient, standin: StandIn, provider: tuple[str, dict[str, Any]], note: str
 ) -> None:
     name, fields = provider
+    standin.provider("default/on-the-first-page", host_url="http://gpu.lan")
     standin.provider(name, **fields)
     found = await add_keys(Edge(client), OPENAI)
     assert (found[0].state, found[0].note) == (State.LEFT_ALONE, note)

@@ -10,9 +10,7 @@ from services.demo import text
 from services.demo.schema import value_for
 
 
-@pytest.mark.parametrize(
-    "said", ["", " \n", "a  b,c\n\n", "supercalifragilistic", "naïve 漢字 🎉!", "\x00\t_"]
-)
+@pytest.mark.parametrize("said", ["", " \n", "a  b,c\n\n", "supercalifragilistic", "naïve 漢字 🎉!", "\x00\t_"])
 def test_tokens_join_to_the_text_they_were_cut_from(said: str) -> None:
     assert "".join(text.tokenize(said)) == said
 

@@ -135,14 +135,15 @@ def test_the_listener_of_a_port_is_found(family: socket.AddressFamily) -> None:
 def test_a_process_is_found_in_the_tables_of_the_system(tmp_path: Path) -> None:
     (tmp_path / "net").mkdir()
     head = "  sl  local_address rem_address   st tx_queue rx_queue tr tm->when retrnsmt   uid  timeout inode\n"
-    row = "   0: 0100007F:1F90 00000000:0000 {} 00000000:00000000 00:00000000 00000000  0  0 4711 1\n"
-    (tmp_path / "net" / "tcp").write_text(head + row.format("01") + row.format("0A"))
+    row = "   0: 0100007F:{} 00000000:0000 {} 00000000:00000000 00:00000000 00000000  0  0 4711 1\n"
+    (tmp_path / "net" / "tcp").write_text(head + row.format("1F92", "01") + row.format("1F90", "0A"))
     files = tmp_path / "99" / "fd"
     files.mkdir(parents=True)
     (files / "3").symlink_to("socket:[4711]")
     (tmp_path / "99" / "comm").write_text("nginx\x1b\n")
     assert listener(8080, proc=tmp_path) == Process("nginx", 99)
     assert listener(8081, proc=tmp_path) is None
+    assert listener(8082, proc=tmp_path) is None, "connected, but not listening"
 
 
 def test_a_port_whose_holder_is_unknown_is_still_one_line(tmp_path: Path) -> None:
