@@ -20,7 +20,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from gateway_http.resources import NESTED, Key, Resource
 from junctor.errors import FieldViolation, InvalidField
 
-_WRAPPED = {"junctor.v1.StringList", "junctor.v1.ExtraHeaders", "junctor.v1.ServedModelList"}
+WRAPPED = {"junctor.v1.StringList", "junctor.v1.ExtraHeaders", "junctor.v1.ServedModelList"}
 """Messages that only make a list or a map optional: REST shows their ``values``."""
 
 
@@ -76,7 +76,7 @@ def _render_message(message: Message) -> Any:
     descriptor = cast(Descriptor, message.DESCRIPTOR)
     if isinstance(message, Timestamp):
         return message.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    if descriptor.full_name in _WRAPPED:
+    if descriptor.full_name in WRAPPED:
         return _render_value(_field(message, "values"), getattr(message, "values"))  # noqa: B009 - generic
     return _render_keys(nested_keys(descriptor), message)
 
@@ -187,7 +187,7 @@ class Reader:
     def _nest(self, field: FieldDescriptor, target: Message, value: Any, where: str) -> None:
         descriptor = cast(Descriptor, field.message_type)
         target.SetInParent()
-        if descriptor.full_name in _WRAPPED:
+        if descriptor.full_name in WRAPPED:
             self._repeat(_field(target, "values"), getattr(target, "values"), value, where)  # noqa: B009
         elif isinstance(value, dict):
             self._fill(target, nested_keys(descriptor), value, where + ".")
