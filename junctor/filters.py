@@ -10,6 +10,7 @@ written (brackets only know strings), and the store converts it (:func:`as_time`
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
@@ -246,6 +247,8 @@ def _scalar(field: str, value: object) -> Scalar:
         return _text(value)
     if isinstance(value, int) and abs(value) >= 2**63:
         _refuse(f"the number of field '{field}' is too large")
+    if isinstance(value, float) and not math.isfinite(value):
+        _refuse(f"the number of field '{field}' must be finite")
     if value is None or isinstance(value, bool | int | float):
         return value
     _refuse(f"the value of field '{field}' must be text, a number, true, false or null")
@@ -290,9 +293,7 @@ def _settled(tree: _Tree) -> dict[str, object]:
         if isinstance(inner, list):
             done[key] = inner if len(inner) > 1 else inner[0]
         elif key.removeprefix("$") in ("and", "or"):
-            done[key] = [
-                part for name, branch in _settled(inner).items() for part in _alternatives(name, branch)
-            ]
+            done[key] = [part for name, branch in _settled(inner).items() for part in _alternatives(name, branch)]
         else:
             done[key] = _settled(inner)
     return done
