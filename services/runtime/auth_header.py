@@ -1,0 +1,80 @@
+"""The form of a provider's credential: ``Name: prefix{{ auth_secret }}suffix``.
+
+Parsed, never evaluated: there is no template engine, so a form cannot run anything. The registry validates
+with :func:`parse_auth_header`; the router renders.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from junctor.errors import CredentialUnavailable, FieldViolation, InvalidField
+
+DEFAULT_AUTH_HEADER = "Authorization: Bearer {{ auth_secret }}"
+FIELD = "auth_header_format"
+
+_FORM = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+): (.*?)\{\{\s*auth_secret\s*\}\}(.*)", re.ASCII)
+_LEFT_OVER = re.compile(r"\{\{|\}\}|\{%|%\}|\{#|#\}")
+_LITERAL = re.compile(r"[\x20-\x7e\t]*")
+_UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
+_RESERVED = frozenset(
+    [
+        "connection",
+        "content-length",
+        "content-type",
+        "cookie",
+        "expect",
+        "forwarded",
+        "host",
+        "keep-alive",
+        "proxy-connection",
+        "te",
+        "trailer",
+        "transfer-encoding",
+        "upgrade",
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class AuthTemplate:
+    """A parsed form; :meth:`render` puts the secret in."""
+
+    name: bytes
+    """Field name in lower case."""
+    prefix: bytes
+    suffix: bytes
+
+    def render(self, secret: bytes) -> tuple[bytes, bytes]:
+        """Return name and value of the header. No escaping: the secret's bytes are sent as they are.
+
+        Raises :class:`CredentialUnavailable` for an empty secret or one with control characters, which could
+        end the header; its text does not show the secret.
+        """
+        if not secret or _UNFIT.search(secret):
+            raise CredentialUnavailable("The provider's secret is empty or has characters that no header can carry")
+        return self.name, b"".join((self.prefix, secret, self.suffix))
+
+
+def parse_auth_header(text: str | None) -> AuthTemplate:
+    """Parse a form; None and the empty text mean :data:`DEFAULT_AUTH_HEADER`.
+
+    Raises :class:`InvalidField` (``auth_header_format``) unless it is a header name, ``": "`` and a value with
+    exactly one ``{{ auth_secret }}``; names that frame or route a request are refused.
+    """
+    form = _FORM.fullmatch(text or DEFAULT_AUTH_HEADER)
+    if form is None:
+        raise _invalid("must have the form 'Name: value' with exactly one variable, {{ auth_secret }}")
+    name, prefix, suffix = form.groups()
+    if _LEFT_OVER.search(prefix) or _LEFT_OVER.search(suffix):
+        raise _invalid("must have exactly one variable, {{ auth_secret }}, and no other template syntax")
+    if _LITERAL.fullmatch(prefix) is None or _LITERAL.fullmatch(suffix) is None:
+        raise _invalid("must have only printable ASCII characters around the variable")
+    if name.lower() in _RESERVED:
+        raise _invalid(f"must not set the header '{name.lower()}'")
+    return AuthTemplate(name.lower().encode(), prefix.encode(), suffix.encode())
+
+
+def _invalid(rule: str) -> InvalidField:
+    return InvalidField.of(FieldViolation(FIELD, rule))
