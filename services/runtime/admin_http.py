@@ -19,7 +19,7 @@ logger = logging.getLogger(__name__)
 
 HEAD_LIMIT = 8 * 1024
 """Bytes of a request head."""
-HEAD_TIMEOUT = 10.0
+HEAD_TIMEOUT = 30.0
 """Seconds a client may take to send it."""
 
 Readiness = Callable[[], Mapping[str, bool]]

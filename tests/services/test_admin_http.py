@@ -119,9 +119,11 @@ async def test_head_has_no_body() -> None:
 
 
 async def test_stopping_drops_a_connection_that_says_nothing() -> None:
-    async with admin() as port:
-        reader, writer = await asyncio.open_connection("127.0.0.1", port)
-        await get(port, "/health/live")
+    server = AdminServer(readiness=dict)
+    port = await server.start("127.0.0.1", 0)
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    await get(port, "/health/live")
+    await asyncio.wait_for(server.stop(), 10)
     assert await asyncio.wait_for(reader.read(), 10) == b""
     writer.close()
     await writer.wait_closed()

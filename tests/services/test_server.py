@@ -11,6 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
+from grpc_channelz.v1 import channelz_pb2, channelz_pb2_grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
@@ -62,7 +63,7 @@ class Scripted(workspaces_pb2_grpc.WorkspacesServicer):
 
 @asynccontextmanager
 async def serving(
-    servicer: Scripted, *, access: Access = Access.PUBLIC, **options: Any
+    servicer: workspaces_pb2_grpc.WorkspacesServicer, *, access: Access = Access.PUBLIC, **options: Any
 ) -> AsyncIterator[tuple[GrpcServer, Peer]]:
     server = create_server(policy={SERVICE: access}, token=TOKEN, **options)
     server.add(workspaces_pb2_grpc.add_WorkspacesServicer_to_server, servicer)
@@ -287,6 +288,34 @@ async def test_the_generator_of_an_abandoned_stream_is_closed() -> None:
         await asyncio.wait_for(servicer.left.wait(), 10)
 
 
+class Flooding(workspaces_pb2_grpc.WorkspacesServicer):
+    """Writes without end; keeps its generator, so that no garbage collector closes it."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+        self.kept: AsyncIterator[Any] | None = None
+
+    def WatchWorkspaces(self, request: Any, context: Any) -> AsyncIterator[Any]:  # noqa: N802
+        self.kept = self._events()
+        return self.kept
+
+    async def _events(self) -> AsyncIterator[Any]:
+        try:
+            while True:
+                yield workspaces_pb2.WorkspaceEvent(resource=workspaces_pb2.Workspace(description="x" * 100_000))
+        finally:
+            self.left.set()
+
+
+async def test_a_generator_is_closed_when_the_call_ends_during_a_write() -> None:
+    servicer = Flooding()
+    async with serving(servicer) as (_, peer):
+        stream = peer.stream(Stub(peer.channel).WatchWorkspaces, watch_pb2.WatchRequest())
+        async with aclosing(stream):
+            await anext(stream)
+        await asyncio.wait_for(servicer.left.wait(), 10)
+
+
 async def test_stopping_ends_watches_as_unavailable_and_waits_for_calls() -> None:
     servicer = Scripted()
     release = asyncio.Event()
@@ -356,6 +385,26 @@ async def test_reflection_lists_every_service_and_gives_their_files() -> None:
         "grpc.reflection.v1alpha.ServerReflection",
     }
     assert described.file_descriptor_response.file_descriptor_proto
+
+
+@pytest.mark.parametrize("metadata", [(), token_metadata(TOKEN)], ids=["anonymous", "with the token"])
+async def test_channelz_is_for_holders_of_the_token(metadata: Any) -> None:
+    async with serving(Scripted(), channelz_too=True) as (_, peer):
+        stub = channelz_pb2_grpc.ChannelzStub(peer.channel)
+        call = Peer(peer.channel, metadata=metadata).call(stub.GetServers, channelz_pb2.GetServersRequest())
+        if metadata:
+            assert (await call).server
+        else:
+            assert type(await raised_by(call)) is errors.Unauthenticated
+
+
+async def test_processes_can_share_a_port_if_asked() -> None:
+    first = create_server(policy={}, token=None, reuse_port=True)
+    second = create_server(policy={}, token=None, reuse_port=True)
+    port = await first.start("127.0.0.1", 0)
+    assert await second.start("127.0.0.1", port) == port
+    await first.stop(0)
+    await second.stop(0)
 
 
 async def test_a_taken_port_is_named() -> None:
