@@ -19,6 +19,7 @@ from services.runtime.exchange import Call, Head, Outcome, Sink, Verdict
 BOUND = 10.0
 """Seconds after which a test that waits gives up."""
 
+
 Script = Callable[[Call, Sink], Awaitable[Outcome]]
 
 
@@ -204,16 +205,19 @@ async def serving(
     server = uvicorn.Server(settings)
     server.lifespan = settings.lifespan_class(settings)
     await server.startup()
-    ticking = asyncio.create_task(server.main_loop())
+    await server.on_tick(0)
     port = server.servers[0].sockets[0].getsockname()[1]
     try:
         yield Edge(port, invoker, server)
     finally:
-        server.should_exit = True
-        await ticking
+        for listener in server.servers:
+            listener.close()
         for connection in list(server.server_state.connections):
             connection.transport.abort()
-        await server.shutdown()
+        state = server.server_state
+        await until(lambda: not state.connections and not state.tasks)
+        for listener in server.servers:
+            await listener.wait_closed()
 
 
 async def until(condition: Callable[[], bool]) -> None:

@@ -10,7 +10,17 @@ import pytest
 from gateway_http.limits import Limits
 from junctor.errors import NoRoute
 from services.runtime.exchange import Call, Outcome, Sink, Verdict
-from tests.gateway_http.edge import Source, answering, echo, head, post, raising, serving, status_of, until
+from tests.gateway_http.edge import (
+    Source,
+    answering,
+    echo,
+    head,
+    post,
+    raising,
+    serving,
+    status_of,
+    until,
+)
 
 OPENAI = "/apis/inference-gateway/v2/workspaces/default/openai/-/v1/chat/completions"
 
@@ -283,10 +293,11 @@ async def test_stream_in_flight_finishes_when_the_server_drains() -> None:
     async with serving(script) as edge, edge.client() as client:
         client.send(post())
         await client.reader.readuntil(b"data: 1\n\n")
-        for connection in list(edge.server.server_state.connections):
-            connection.shutdown()
+        draining = asyncio.create_task(edge.server.shutdown())
+        await until(lambda: not edge.server.servers[0].is_serving())
         gate.set()
         assert (await client.rest()).endswith(b"data: [DONE]\n\n\r\n0\r\n\r\n")
+        await draining
 
 
 async def test_call_cancelled_by_the_drain_limit_gets_503() -> None:
