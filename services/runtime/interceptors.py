@@ -170,11 +170,19 @@ async def errors(context: Context, rpc: Rpc) -> AsyncIterator[None]:
         await _abort(context, error)
     except grpc.aio.AbortError:
         raise
-    except Exception:
+    except (Exception, asyncio.CancelledError) as error:
+        if isinstance(error, asyncio.CancelledError) and _given_up():
+            raise
         info = current_call()
         fields = {"method": rpc.path, "request_id": info.request_id if info else ""}
         logger.exception("unexpected error in %s", rpc.path, extra=fields)
         await _abort(context, InternalError("Internal error."))
+
+
+def _given_up() -> bool:
+    """Tell a call that its caller cancelled from one in which something else was: grpc would never answer that."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _abort(context: Context, error: JunctorError) -> None:

@@ -140,6 +140,13 @@ async def test_an_unknown_exception_leaks_nothing_and_is_logged_under_the_reques
     assert vars(record)["request_id"] == "req-77"
 
 
+async def test_a_cancellation_that_nobody_asked_for_is_answered() -> None:
+    servicer = Scripted()
+    servicer.raising = asyncio.CancelledError()
+    async with serving(servicer) as (_, peer):
+        assert type(await raised_by(unary(peer))) is errors.InternalError
+
+
 async def test_an_answer_that_cannot_be_encoded_is_internal_without_text() -> None:
     servicer = Scripted()
 
