@@ -7,6 +7,7 @@ the way are only an error's cause and traceback.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Literal
 
 from google.protobuf.duration_pb2 import Duration
 from google.rpc import status_pb2
@@ -25,6 +26,13 @@ VERDICTS: dict[Verdict, route_pb.Verdict.ValueType] = {
     Verdict.PROVIDER_ERROR: route_pb.VERDICT_PROVIDER_ERROR,
     Verdict.TIMED_OUT: route_pb.VERDICT_TIMED_OUT,
 }
+
+_ATTEMPT_TIMERS: tuple[Literal["connect_timeout", "first_byte_timeout", "idle_timeout"], ...] = (
+    "connect_timeout",
+    "first_byte_timeout",
+    "idle_timeout",
+)
+"""Timers of single attempts: refused rather than ignored, until a call can carry them."""
 
 _VERDICT_OF = {message: verdict for verdict, message in VERDICTS.items()}
 
@@ -82,7 +90,9 @@ def options_of(call: Call) -> route_pb.RequestOptions:
 
 
 def apply_options(call: Call, options: route_pb.RequestOptions) -> None:
-    """Put options into a call. Raises InvalidField if the timeout is not positive."""
+    """Put options into a call. Raises InvalidField for a timer that is not positive, or not offered here."""
+    if bad := [name for name in _ATTEMPT_TIMERS if options.HasField(name)]:
+        raise InvalidField.of(*(FieldViolation(f"options.{name}", "is not offered yet") for name in bad))
     call.timeout = _seconds("options.timeout", options.timeout) if options.HasField("timeout") else None
     call.session = options.session_id
     call.min_revision = options.min_revision
