@@ -18,6 +18,7 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
+from services.runtime.addresses import Network
 from services.runtime.auth import Secret
 from services.settings_table import (
     CLIENT_ENVS,
@@ -113,7 +114,8 @@ class Settings:
     max_body: int
     timeouts: Timeouts
     drain_timeout: float
-    upstream_networks: frozenset[str]
+    upstream_networks: frozenset[Network]
+    """Where providers may be."""
     discovery_interval: float
     default_workspace: str
     auth: Auth
@@ -315,7 +317,7 @@ def _toml(value: Any, redact: bool) -> str:
     if isinstance(value, bool | int | float):
         return str(value).lower()
     if isinstance(value, frozenset):
-        return json.dumps(sorted(value))
+        return json.dumps(sorted(network.value for network in value))
     return json.dumps(_without_password(str(value)) if redact else str(value), ensure_ascii=False)
 
 

@@ -16,6 +16,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from junctor import names
+from services.runtime.addresses import Network
 from services.runtime.auth import Secret
 from services.runtime.telemetry import FORMATS, LEVELS
 
@@ -28,7 +29,7 @@ PORTS: Final[Mapping[str, int]] = {
     "inference-router": 50054,
 }
 """The gRPC services with the port of each when it runs alone."""
-NETWORKS: Final = ("public", "private", "loopback")
+NETWORKS: Final = {network.value: network for network in (Network.PUBLIC, Network.PRIVATE, Network.LOOPBACK)}
 
 Rule = Callable[[Any], Any]
 
@@ -176,13 +177,13 @@ def path(value: Any) -> Path:
     return Path(text(str(value))).expanduser()
 
 
-def networks(value: Any) -> frozenset[str]:
+def networks(value: Any) -> frozenset[Network]:
     """A comma-separated choice of NETWORKS (a list in TOML)."""
     given = value.split(",") if isinstance(value, str) else value
     words = [str(word).strip().lower() for word in given] if isinstance(given, list) else []
     if not words or any(word not in NETWORKS for word in words):
         raise ValueError(f"must be a comma-separated choice of {', '.join(NETWORKS)}")
-    return frozenset(words)
+    return frozenset(NETWORKS[word] for word in words)
 
 
 def database_url(value: Any) -> str:
@@ -302,7 +303,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "upstream_networks",
         networks,
-        lambda facts: frozenset(NETWORKS if facts.up else ("public", "private")),
+        lambda facts: frozenset(NETWORKS.values()) - (set() if facts.up else {Network.LOOPBACK}),
         "Addresses a provider may have (`public`, `private`, `loopback`); metadata and link-local never.",
         shown_default="`public,private`; in `up` also `loopback`",
     ),

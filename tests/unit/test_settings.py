@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from services.runtime.addresses import Network
 from services.settings import Settings, SettingsError, add_flags, is_loopback, markdown_table
 from services.settings_table import SETTINGS
 
@@ -37,7 +38,7 @@ def test_the_defaults_of_up() -> None:
     assert s.service_token_file == Path("/home/u/.config/junctor/service.token")
     assert (s.max_body, s.drain_timeout, s.discovery_interval) == (64 * 1024 * 1024, 60, 10)
     assert (s.timeouts.connect, s.timeouts.first_byte, s.timeouts.idle, s.timeouts.total) == (5, 300, 120, 1800)
-    assert s.upstream_networks == {"public", "private", "loopback"}
+    assert s.upstream_networks == {Network.PUBLIC, Network.PRIVATE, Network.LOOPBACK}
     assert (s.default_workspace, s.auth.mode, s.log.level, s.log.format) == ("default", "off", "info", "auto")
     assert (s.hop, s.seed) == ("direct", True)
     assert (s.peers.access_control, s.peers.inference_router) == (None, None)
@@ -58,7 +59,7 @@ def test_the_defaults_of_up() -> None:
 def test_a_service_alone_has_its_own_port_and_knows_its_peers(services: tuple[str, ...], port: int) -> None:
     s = load(services=services)
     assert s.grpc.port == port
-    assert (s.demo, s.detect, s.upstream_networks) == (False, False, {"public", "private"})
+    assert (s.demo, s.detect, s.upstream_networks) == (False, False, {Network.PUBLIC, Network.PRIVATE})
     expected = None if "access-control" in services else "127.0.0.1:50051"
     assert s.peers.access_control == expected
 
@@ -68,7 +69,7 @@ def test_flags_win_over_variables_over_the_file_over_defaults(tmp_path: Path) ->
     config.write_text('port = 1\ngrpc_port = 2\nworkers = 3\nupstream_networks = ["public"]\n')
     env = {**HOME, "JUNCTOR_CONFIG": str(config), "JUNCTOR_PORT": "11", "JUNCTOR_GRPC_PORT": "12"}
     s = Settings.load({"port": "21"}, env)
-    assert (s.edge.port, s.grpc.port, s.workers, s.upstream_networks) == (21, 12, 3, {"public"})
+    assert (s.edge.port, s.grpc.port, s.workers, s.upstream_networks) == (21, 12, 3, {Network.PUBLIC})
     names = ("port", "grpc_port", "workers", "host")
     assert [s.origins[name] for name in names] == ["flag", "env", "file", "default"]
 
