@@ -1,1 +1,1 @@
-"""Where it is served: providers, their discovery and their secrets."""
+"""Where models are served: providers, their secrets, and what discovery finds out about them."""

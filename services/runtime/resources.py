@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -227,13 +227,24 @@ class ResourceStore(Generic[M]):
         await self.feed.append(tx, self.kind.name, deleted=True, body=_wire(current), revision=revision)
         return revision
 
-    async def drop_workspaces_except(self, tx: AsyncConnection, existing: frozenset[str]) -> list[M]:
+    async def drop_workspaces_except(self, tx: AsyncConnection, existing: frozenset[str]) -> Sequence[M]:
         """Delete what lies in a workspace that is no more, within ``tx``; returns what was deleted."""
         gone = sa.select(self.table.c.body).where(self.table.c.workspace.not_in(existing))
         dropped = [self.decode(row.body) for row in await tx.execute(gone)]
         for resource in dropped:
             await self.remove(tx, resource)
         return dropped
+
+    async def workspaces(self) -> set[str]:
+        """Return the workspaces that something lies in."""
+        async with self.feed.database.read() as tx:
+            return set((await tx.execute(sa.select(self.table.c.workspace).distinct())).scalars())
+
+    async def drop_workspaces(self, tx: AsyncConnection, gone: frozenset[str]) -> None:
+        """Delete what lies in workspaces that are known to be deleted, within ``tx``."""
+        there = sa.select(self.table.c.body).where(self.table.c.workspace.in_(gone))
+        for row in (await tx.execute(there)).all():
+            await self.remove(tx, self.decode(row.body))
 
     # -- errors
 

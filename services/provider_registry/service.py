@@ -1,0 +1,118 @@
+"""The provider registry as one object: its stores, its servicers, its background work."""
+
+from __future__ import annotations
+
+import asyncio
+
+from junctor.channel import Peer
+from junctor.errors import WorkspaceMissing
+from junctor.v1 import provider_registry_pb2_grpc, secrets_pb2_grpc
+from services.provider_registry import seed as seeds
+from services.provider_registry.by_hand import StatusByHand
+from services.provider_registry.discovery import Discovery, Pace
+from services.provider_registry.discovery_client import ModelLister
+from services.provider_registry.schedule import Schedule
+from services.provider_registry.secret_servicer import SecretAccessServicer, SecretStoreServicer
+from services.provider_registry.secret_store import SecretStore
+from services.provider_registry.secrets import Keyring
+from services.provider_registry.servicer import ProviderRegistryServicer
+from services.provider_registry.store import MIGRATIONS, ProviderStore
+from services.provider_registry.sync import ModelSync, clear_tombstones
+from services.runtime.addresses import AddressPolicy
+from services.runtime.changes import Feed
+from services.runtime.db import Database
+from services.runtime.server import GrpcServer
+from services.runtime.tasks import Tasks
+from services.runtime.upkeep import compact_forever, drop_deleted_workspaces
+from services.runtime.workspaces import WorkspaceList
+
+SERVICES = ("junctor.v1.ProviderRegistry", "junctor.v1.SecretStore", "junctor.v1.SecretAccess")
+
+
+class ProviderRegistryService:
+    """Providers and secrets; ready when its store answers."""
+
+    def __init__(  # noqa: PLR0913 - keyword-only, one per dependency
+        self,
+        database: Database,
+        *,
+        keyring: Keyring,
+        access_control: Peer,
+        model_registry: Peer,
+        networks: AddressPolicy,
+        discovery_interval: float = 10.0,
+        seed: bool = True,
+        pace: Pace | None = None,
+    ) -> None:
+        """``model_registry`` shows the service token; ``discovery_interval`` in seconds; ``pace`` wins over it."""
+        self._database = database
+        self._changed = asyncio.Event()
+        self._workspaces = WorkspaceList(access_control, on_change=lambda _: self._changed.set())
+        self._feed = Feed(database)
+        self._schedule = Schedule(database)
+        self._providers = ProviderStore(self._feed, self._schedule)
+        self._secrets = SecretStore(self._feed, keyring, self._schedule)
+        self._sync = ModelSync(model_registry)
+        self._networks = networks
+        self._pace = pace or Pace(interval=discovery_interval)
+        self._seed = seed
+        self._tasks = Tasks("provider_registry")
+
+    def register(self, server: GrpcServer) -> None:
+        """Add the servicers to a server."""
+        by_hand = StatusByHand(self._providers, self._sync, interval=self._pace.interval)
+        server.add(
+            provider_registry_pb2_grpc.add_ProviderRegistryServicer_to_server,
+            ProviderRegistryServicer(
+                self._providers,
+                secrets=self._secrets,
+                workspaces=self._workspaces,
+                policy=self._networks,
+                by_hand=by_hand,
+            ),
+        )
+        server.add(
+            secrets_pb2_grpc.add_SecretStoreServicer_to_server,
+            SecretStoreServicer(self._secrets, self._workspaces),
+        )
+        server.add(secrets_pb2_grpc.add_SecretAccessServicer_to_server, SecretAccessServicer(self._secrets))
+
+    async def start(self) -> None:
+        """Migrate the store, make the seed, and begin the background work."""
+        await self._database.migrate(MIGRATIONS)
+        if self._seed:
+            await seeds.seed(self._providers)
+        discovery = Discovery(
+            self._providers, self._secrets, lister=ModelLister(self._networks), sync=self._sync, pace=self._pace
+        )
+        self._tasks.start(self._workspaces.follower.run())
+        self._tasks.start(compact_forever(self._feed))
+        self._tasks.start(discovery.run())
+        self._tasks.start(clear_tombstones(self._schedule, self._feed, self._sync))
+        self._tasks.start(drop_deleted_workspaces(self._workspaces, self._changed, self._drop_workspaces_except))
+
+    async def ready(self) -> bool:
+        """Tell whether requests would be served."""
+        return await self._database.answers()
+
+    async def stop(self) -> None:
+        """End the background work and close the store."""
+        await self._tasks.stop()
+        await self._database.close()
+
+    async def _drop_workspaces_except(self, listed: frozenset[str]) -> None:
+        """Remove everything that lies in a workspace that is no more."""
+        filled = await self._providers.workspaces() | await self._secrets.workspaces()
+        gone = frozenset([name for name in filled - listed if await self._is_gone(name)])
+        if gone:
+            async with self._providers.transaction() as tx:
+                await self._providers.drop_workspaces(tx, gone)
+                await self._secrets.drop_workspaces(tx, gone)
+
+    async def _is_gone(self, workspace: str) -> bool:
+        # The list may lag behind: a workspace that was made a moment ago must not be taken for a deleted one.
+        try:
+            await self._workspaces.require(workspace)
+        except WorkspaceMissing:
+            return True
+        return False

@@ -1,0 +1,109 @@
+"""Tells the model registry what each provider serves, and that a deleted provider serves nothing any more."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from junctor.channel import Peer
+from junctor.errors import JunctorError
+from junctor.v1 import model_registry_pb2 as pb
+from junctor.v1 import model_registry_pb2_grpc
+from junctor.v1 import provider_registry_pb2 as providers_pb
+from services.provider_registry.discovery_rules import backend_format
+from services.provider_registry.schedule import Schedule, Tombstone
+from services.runtime.changes import Feed
+
+SYNC_TIMEOUT = 5.0
+"""Seconds; with the wait for the connection and the upstream's time it must fit into discovery's lease."""
+_BATCH = 100
+_FIRST_RETRY = 0.2
+_LAST_RETRY = 5.0
+
+_log = logging.getLogger(__name__)
+
+
+class ModelSync:
+    """Calls ``ProviderSync`` of the model registry."""
+
+    def __init__(self, model_registry: Peer) -> None:
+        """``model_registry`` shows the service token."""
+        self._peer = model_registry
+        self._stub = model_registry_pb2_grpc.ProviderSyncStub(model_registry.channel)
+
+    async def put(self, provider: providers_pb.Provider, ticket: int, models: Iterable[tuple[str, str]]) -> bool:
+        """Replace the set of (entity name, upstream id) that a provider serves.
+
+        False: a newer ticket was there before. Raises the model registry's error, or PeerUnavailable.
+        """
+        request = pb.SyncProviderRequest(
+            workspace=provider.workspace,
+            provider=provider.name,
+            provider_id=provider.id,
+            provider_revision=ticket,
+            host_url=provider.host_url,
+            models=[
+                pb.SyncedModel(entity=entity, upstream_id=upstream, backend_format=backend_format(upstream))
+                for entity, upstream in models
+            ],
+        )
+        return await self._send(request)
+
+    async def clear(self, tombstone: Tombstone) -> None:
+        """Withdraw everything that a deleted provider served. Raises like :meth:`put`."""
+        await self._send(
+            pb.SyncProviderRequest(
+                workspace=tombstone.workspace,
+                provider=tombstone.name,
+                provider_id=tombstone.provider_id,
+                provider_revision=tombstone.ticket,
+            )
+        )
+
+    async def _send(self, request: pb.SyncProviderRequest) -> bool:
+        response = await self._peer.call(self._stub.SyncProvider, request, timeout=SYNC_TIMEOUT)
+        return response.applied
+
+
+async def clear_tombstones(schedule: Schedule, feed: Feed, sync: ModelSync) -> None:
+    """Withdraw deleted providers until the model registry has acknowledged each; runs until cancelled."""
+    waiter = feed.subscribe()
+    retry = _FIRST_RETRY
+    try:
+        while True:
+            waiter.clear()
+            try:
+                waiting = await schedule.tombstones(limit=_BATCH)
+                acknowledged = await _clear(waiting, sync)
+                if acknowledged:
+                    await schedule.forget(acknowledged)
+            except Exception:  # noqa: BLE001 - the store may be away for a moment; tombstones do not get lost
+                _log.exception("could not work off the deleted providers")
+                waiting, acknowledged = [], []
+                retry = _LAST_RETRY
+            if waiting and len(acknowledged) == len(waiting):
+                retry = _FIRST_RETRY
+                continue  # there may be more
+            if waiting or retry == _LAST_RETRY:
+                await asyncio.sleep(retry)
+                retry = min(2 * retry, _LAST_RETRY)
+            else:
+                await waiter.wait()
+    finally:
+        feed.unsubscribe(waiter)
+
+
+async def _clear(tombstones: list[Tombstone], sync: ModelSync) -> list[Tombstone]:
+    acknowledged = []
+    for tombstone in tombstones:
+        try:
+            await sync.clear(tombstone)
+        except JunctorError as error:
+            _log.warning(
+                "the model registry could not be told of a deleted provider, will retry",
+                extra={"provider": f"{tombstone.workspace}/{tombstone.name}", "reason": error.reason},
+            )
+            break  # most likely it is away: the others would only wait in turn
+        acknowledged.append(tombstone)
+    return acknowledged
