@@ -105,12 +105,12 @@ class EventMaker(Generic[EventT]):
         if sse.data.strip() == b"[DONE]":
             return []
         fields = object_of(sse.data) if sse.name in ("", "message") else None
-        said: list[EventT] | None = self._said(fields) if fields is not None else None
-        if fields is None or said is None:
+        if fields is None or (said := self._said(fields)) is None:
             return self.begin() + self._raw(sse)
         envelope = {key: raw for key, raw in fields.items() if key not in ("choices", "usage")}
         if self._seen is None:
-            return [self._start(envelope), *said]
+            said.insert(0, self._start(envelope))
+            return said
         changed = {key: raw for key, raw in envelope.items() if self._seen.get(key) != bytes(raw)}
         if not changed:
             return said
