@@ -1,7 +1,7 @@
 """The form of a provider's credential: ``Name: prefix{{ auth_secret }}suffix``.
 
 Parsed, never evaluated: there is no template engine, so a form cannot run anything. The registry validates
-with :func:`parse_auth_header`; the router renders.
+with :func:`parse`; the router renders.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from junctor.errors import CredentialUnavailable, FieldViolation, InvalidField
 
-DEFAULT_AUTH_HEADER = "Authorization: Bearer {{ auth_secret }}"
+DEFAULT_FORMAT = "Authorization: Bearer {{ auth_secret }}"
 FIELD = "auth_header_format"
 
 _FORM = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+): (.*?)\{\{\s*auth_secret\s*\}\}(.*)", re.ASCII)
@@ -46,24 +46,25 @@ class AuthTemplate:
     prefix: bytes
     suffix: bytes
 
-    def render(self, secret: bytes) -> tuple[bytes, bytes]:
-        """Return name and value of the header. No escaping: the secret's bytes are sent as they are.
+    def render(self, secret: str | bytes) -> tuple[bytes, bytes]:
+        """Return name and value of the header. No escaping: the secret's bytes (UTF-8) are sent as they are.
 
         Raises :class:`CredentialUnavailable` for an empty secret or one with control characters, which could
         end the header; its text does not show the secret.
         """
-        if not secret or _UNFIT.search(secret):
+        value = secret.encode() if isinstance(secret, str) else secret
+        if not value or _UNFIT.search(value):
             raise CredentialUnavailable("The provider's secret is empty or has characters that no header can carry")
-        return self.name, b"".join((self.prefix, secret, self.suffix))
+        return self.name, b"".join((self.prefix, value, self.suffix))
 
 
-def parse_auth_header(text: str | None) -> AuthTemplate:
-    """Parse a form; None and the empty text mean :data:`DEFAULT_AUTH_HEADER`.
+def parse(text: str | None) -> AuthTemplate:
+    """Parse a form; None and the empty text mean :data:`DEFAULT_FORMAT`.
 
     Raises :class:`InvalidField` (``auth_header_format``) unless it is a header name, ``": "`` and a value with
     exactly one ``{{ auth_secret }}``; names that frame or route a request are refused.
     """
-    form = _FORM.fullmatch(text or DEFAULT_AUTH_HEADER)
+    form = _FORM.fullmatch(text or DEFAULT_FORMAT)
     if form is None:
         raise _invalid("must have the form 'Name: value' with exactly one variable, {{ auth_secret }}")
     name, prefix, suffix = form.groups()
