@@ -22,6 +22,11 @@ EventT = TypeVar("EventT", pb.ChatCompletionEvent, pb.CompletionEvent)
 EVENT_LIMIT = 16 * 1024 * 1024
 """Most bytes of one event; more is not an answer but an attack on memory."""
 
+TEXT_PIECE = 200 * 1000
+"""Characters, of at most four bytes, of a text that has to be split for the same reason."""
+
+_TEXTS = ("content", "text", "refusal", "reasoning", "reasoning_content")
+
 RAW_PIECE = 1000 * 1000
 """Bytes of a raw event's data in one message: no streamed message is above 1 MiB."""
 
@@ -173,7 +178,7 @@ class EventMaker(Generic[EventT]):
         if fits or reason is None:
             event.delta.index = index
             _keep(event.delta, choice)
-            yield event
+            yield from _in_pieces(event)
         if reason is not None:
             finish = pb.StreamFinish(index=index, reason=reason)
             if choice and not fits:
@@ -195,6 +200,31 @@ class EventMaker(Generic[EventT]):
         if logprobs is not None and not is_null(logprobs):
             delta.logprobs = bytes(logprobs)
         return bool(delta.ListFields())
+
+
+def _in_pieces(event: EventT) -> Iterator[EventT]:
+    """Yield the event; of one that is too large, the long texts follow in events of their own."""
+    if event.ByteSize() <= RAW_PIECE:
+        yield event
+        return
+    delta: Any = event.delta
+    kind, rest = type(event), []
+    for name in _TEXTS:
+        if name in delta.DESCRIPTOR.fields_by_name and len(text := getattr(delta, name)) > TEXT_PIECE:
+            setattr(delta, name, "")
+            rest += [kind(delta=type(delta)(index=delta.index, **{name: piece})) for piece in _pieces(text)]
+    for call in delta.tool_calls if isinstance(delta, pb.ChatDelta) else ():
+        if len(text := call.function.arguments) > TEXT_PIECE:
+            call.function.arguments = ""
+            for piece in _pieces(text):
+                part = pb.ToolCall(index=call.index, function=pb.FunctionCall(arguments=piece))
+                rest.append(kind(delta=type(delta)(index=delta.index, tool_calls=[part])))
+    yield event
+    yield from rest
+
+
+def _pieces(text: str) -> Iterator[str]:
+    return (text[start : start + TEXT_PIECE] for start in range(0, len(text), TEXT_PIECE))
 
 
 def _take(fields: Fields, key: str, kind: Any) -> Any:

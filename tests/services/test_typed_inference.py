@@ -359,6 +359,23 @@ async def test_a_raw_event_above_one_mebibyte_comes_in_pieces(stub, provider):
     assert max(e.ByteSize() for e in events) <= 1024 * 1024
 
 
+async def test_long_texts_of_one_chunk_come_in_pieces(stub, provider):
+    text, arguments = "é😀" * 400_000, "x" * 1_500_000
+    call = {"index": 1, "id": "t", "function": {"name": "f", "arguments": arguments}}
+    provider.stream = True
+    provider.chunks = sse(chunk({"index": 3, "delta": {"content": text, "tool_calls": [call]}, "y": 1}))
+    events, _ = await collect(stub.StreamChatCompletion(ask()))
+    deltas = [event.delta for event in events if event.HasField("delta")]
+    calls = [call for delta in deltas for call in delta.tool_calls]
+    assert "".join(delta.content for delta in deltas) == text
+    assert "".join(call.function.arguments for call in calls) == arguments
+    assert [call.id for call in calls if call.id] == ["t"]
+    assert {call.index for call in calls} == {1}
+    assert {delta.index for delta in deltas} == {3}
+    assert [delta.choice_extra_json for delta in deltas if delta.choice_extra_json] == [b'{"y":1}']
+    assert max(event.ByteSize() for event in events) <= 1024 * 1024
+
+
 async def test_a_provider_that_does_not_stream_gives_the_same_kinds_of_events(stub, provider):
     provider.chunks = [json.dumps(COMPLETION).encode()]
     events, error = await collect(stub.StreamChatCompletion(ask()))
