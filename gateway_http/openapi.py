@@ -65,7 +65,7 @@ def describe(app: FastAPI) -> None:
 
 
 def paths() -> Json:
-    """Return the OpenAPI paths of every route of ``gateway_http.registries``."""
+    """Return the OpenAPI paths of every route of ``registries`` and ``routes_served``."""
     found: Json = {}
     for resource, path, update in _PATHS:
         found[path] = {"get": _list(resource), "post": _create(resource)}

@@ -26,7 +26,7 @@ _TIMEOUT = 5.0
 """Seconds; the default deadline of these calls in the proto."""
 
 
-def routes(service: Service[InferenceRouterAsyncStub], *, default_workspace: str) -> list[Route]:
+def routes(service: Service[InferenceRouterAsyncStub], default_workspace: str) -> list[Route]:
     """Return the routes; ``default_workspace`` is where plain ``/v1`` looks up bare names and upstream ids."""
     served = _Served(service, default_workspace)
     return [

@@ -8,11 +8,13 @@ from typing import Any
 
 import grpc
 import httpx
+from fastapi import APIRouter
 from google.protobuf.message import Message
 from google.protobuf.message_factory import GetMessageClass
 
-from gateway_http import openapi, registries
+from gateway_http import openapi, registries, routes_served
 from gateway_http.app import create_app
+from gateway_http.stubs import Stubs
 from junctor.channel import open_peer
 from junctor.v1 import (
     inference_router_pb2,
@@ -101,9 +103,9 @@ async def edge(*, default_workspace: str = "default") -> AsyncIterator[Edge]:
     server = create_server(policy=dict.fromkeys(FULL_NAMES, Access.PUBLIC), token=None)
     backend.register(server)
     peer = open_peer(f"127.0.0.1:{await server.start('127.0.0.1', 0)}", name="backend")
-    stubs = registries.Stubs.of(access_control=peer, model_registry=peer, provider_registry=peer, inference_router=peer)
-    router = registries.router(stubs, default_workspace=default_workspace)
-    app = create_app(routers=[router], ready=lambda: True, version="1")
+    stubs = Stubs.of(access_control=peer, model_registry=peer, provider_registry=peer, inference_router=peer)
+    routes = [*registries.routes(stubs), *routes_served.routes(stubs.router, default_workspace)]
+    app = create_app(routers=[APIRouter(routes=routes)], ready=lambda: True, version="1")
     openapi.describe(app)
     try:
         async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://edge") as client:
