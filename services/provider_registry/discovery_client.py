@@ -18,10 +18,9 @@ import httpcore
 from junctor.errors import AddressRefused, CredentialUnavailable
 from junctor.v1 import provider_registry_pb2 as pb
 from services.provider_registry.discovery_rules import listed_ids
-from services.runtime import base_url
+from services.runtime import auth_header, base_url
 from services.runtime.addresses import Address, AddressPolicy, literal_address
 from services.runtime.auth import Secret
-from services.runtime.auth_header import parse_auth_header
 
 FETCH_TIMEOUT = 10.0
 """Seconds for everything from the look-up of the name to the last byte."""
@@ -103,7 +102,7 @@ def request_headers(provider: pb.Provider, key: Secret | None) -> list[tuple[byt
     for extra in (provider.default_extra_headers, provider.required_extra_headers):
         fields |= {name.lower().encode(): value.encode() for name, value in extra.values.items()}
     if key is not None:
-        name, value = parse_auth_header(provider.auth_header_format).render(key.reveal().encode())
+        name, value = auth_header.parse(provider.auth_header_format).render(key.reveal())
         fields[name] = value
     fields |= {b"accept-encoding": b"identity", b"connection": b"close"}
     return list(fields.items())

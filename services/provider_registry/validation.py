@@ -11,8 +11,8 @@ from cryptography import x509
 
 from junctor.errors import AddressRefused, InvalidField, MalformedRequest
 from junctor.v1 import provider_registry_pb2 as pb
+from services.runtime import auth_header
 from services.runtime.addresses import AddressPolicy, is_metadata_name, literal_address
-from services.runtime.auth_header import parse_auth_header
 from services.runtime.validation import Violations
 
 URL_LIMIT = 2_048
@@ -149,11 +149,18 @@ def _check_texts(bad: Violations, provider: pb.Provider, fields: Collection[str]
     if "api_key_secret_name" in fields:
         bad.text("api_key_secret_name", provider.api_key_secret_name, limit=_TEXT_LIMIT)
     if "auth_header_format" in fields and provider.HasField("auth_header_format"):
-        try:
-            parse_auth_header(provider.auth_header_format)
-        except InvalidField as error:
-            for violation in error.violations:
-                bad.add("auth_header_format", violation.rule)
+        _check_auth_header(bad, provider.auth_header_format)
+
+
+def _check_auth_header(bad: Violations, text: str) -> None:
+    try:
+        name = auth_header.parse(text).name.decode()
+    except InvalidField as error:
+        for violation in error.violations:
+            bad.add("auth_header_format", violation.rule)
+    else:
+        if _is_reserved(name):
+            bad.add("auth_header_format", f"must not set the header '{name}'")
 
 
 def _check_bodies_and_headers(bad: Violations, provider: pb.Provider, fields: Collection[str]) -> None:
@@ -183,13 +190,17 @@ def _check_headers(bad: Violations, field: str, headers: Mapping[str, str]) -> N
         where, lower = f"{field}.{name}", name.lower()
         if not _TOKEN.fullmatch(name):
             bad.add(where, "must be a header name of letters, digits and !#$%&'*+-.^_`|~")
-        elif lower in _RESERVED_HEADERS or lower.startswith(_RESERVED_PREFIXES):
+        elif _is_reserved(lower):
             bad.add(where, "is set by the gateway alone")
         if lower in seen:
             bad.add(where, "is named twice")
         seen.add(lower)
         if len(value) > HEADER_VALUE_LIMIT or (value and not _FIELD_VALUE.fullmatch(value)):
             bad.add(where, f"must have a value of visible ASCII of at most {HEADER_VALUE_LIMIT} bytes")
+
+
+def _is_reserved(name: str) -> bool:
+    return name in _RESERVED_HEADERS or name.startswith(_RESERVED_PREFIXES)
 
 
 def _check_models(bad: Violations, provider: pb.Provider, fields: Collection[str]) -> None:
