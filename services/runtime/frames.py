@@ -53,7 +53,6 @@ def request_of(call: Call) -> router_pb.InvokeRequest:
             request.openai.workspace = call.workspace
         case Route.PLAIN:
             request.plain.workspace = call.workspace
-            request.plain.SetInParent()  # an empty workspace would otherwise leave no target at all
         case Route.MODEL:
             request.model.workspace, request.model.name = call.workspace, call.name
         case Route.PROVIDER:
