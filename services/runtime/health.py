@@ -49,9 +49,9 @@ class HealthBoard:
         """Return every service with its state, for ``/health/ready``."""
         return {service: bool(self.serving(service)) for service in self._serving}
 
-    async def changed(self) -> None:
-        """Wait for the next change."""
-        await self._changed.wait()
+    def next_change(self) -> asyncio.Event:
+        """Return what the next change sets. Take it before reading a state: no change is missed between the two."""
+        return self._changed
 
     def _wake(self) -> None:
         # Waiters hold the old event; the next round gets a new one.
@@ -76,16 +76,12 @@ class HealthServicer(health_pb2_grpc.HealthServicer):  # type: ignore[misc] # no
         """Stream the state now and at each change; SERVICE_UNKNOWN for one that is not here."""
         last: object = ()
         while True:
-            changed = asyncio.ensure_future(self._board.changed())
-            try:
-                serving = self._board.serving(request.service)
-                if serving != last:
-                    last = serving
-                    yield _response(serving)
-                    continue
-                await changed
-            finally:
-                changed.cancel()
+            change = self._board.next_change()
+            serving = self._board.serving(request.service)
+            if serving != last:
+                last = serving
+                yield _response(serving)
+            await change.wait()
 
 
 def _response(serving: bool | None) -> Any:

@@ -20,6 +20,7 @@ from junctor.channel import REQUEST_ID, REQUEST_ID_KEY, Peer, open_peer
 from junctor.errors import FieldViolation, JunctorError, ResourceRef
 from junctor.v1 import watch_pb2, workspaces_pb2, workspaces_pb2_grpc
 from services.runtime.auth import TOKEN_KEY, Access, Secret, token_metadata
+from services.runtime.health import HealthBoard, HealthServicer
 from services.runtime.interceptors import CallCounters, current_call
 from services.runtime.server import BindError, GrpcServer, Limits, create_server
 
@@ -378,6 +379,20 @@ async def test_a_health_watch_sees_each_flip() -> None:
             server.health.drain()
             seen.append((await anext(events)).status)
     assert seen == [answer.NOT_SERVING, answer.SERVING, answer.NOT_SERVING]
+
+
+@pytest.mark.parametrize("ticks", range(5))
+async def test_a_health_watch_misses_no_change_whenever_it_comes(ticks: int) -> None:
+    board = HealthBoard()
+    board.add(SERVICE)
+    events = HealthServicer(board).Watch(health_pb2.HealthCheckRequest(service=SERVICE), None)
+    await anext(events)
+    following = asyncio.ensure_future(anext(events))
+    for _ in range(ticks):
+        await asyncio.sleep(0)
+    board.set(SERVICE, True)
+    assert (await asyncio.wait_for(following, 10)).status == health_pb2.HealthCheckResponse.SERVING
+    await events.aclose()
 
 
 async def test_reflection_lists_every_service_and_gives_their_files() -> None:
