@@ -1,0 +1,69 @@
+"""The real registries on one server, on files of their own, and the REST surface in front of them."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import httpx
+from fastapi import APIRouter
+
+from gateway_http import registries
+from gateway_http.app import create_app
+from gateway_http.stubs import Stubs
+from junctor.channel import open_peer
+from services.access_control.service import AccessControlService
+from services.model_registry.service import ModelRegistryService
+from services.provider_registry.secrets import Keyring
+from services.provider_registry.service import ProviderRegistryService
+from services.runtime.addresses import AddressPolicy
+from services.runtime.auth import Access, load_or_create_token, token_metadata
+from services.runtime.db import open_database
+from services.runtime.server import create_server
+
+PUBLIC = ("Workspaces", "ModelRegistry", "VirtualModels", "ProviderRegistry", "SecretStore")
+
+
+@asynccontextmanager
+async def registry_stack(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
+    """Run the registries with their files in ``folder``; the client talks to their REST surface."""
+    token = load_or_create_token(folder / "service.token")
+    policy = {f"junctor.v1.{name}": Access.PUBLIC for name in PUBLIC}
+    server = create_server(policy=policy, token=token)
+    async with AsyncExitStack() as stack:
+        stack.push_async_callback(server.stop, None)
+        port = _free_port()
+        peer = open_peer(f"127.0.0.1:{port}", name="registries", metadata=token_metadata(token))
+        stack.push_async_callback(peer.close)
+        services = [
+            AccessControlService(open_database(f"sqlite:///{folder}/access.sqlite", schema="access_control")),
+            ModelRegistryService(
+                open_database(f"sqlite:///{folder}/models.sqlite", schema="model_registry"), access_control=peer
+            ),
+            ProviderRegistryService(
+                open_database(f"sqlite:///{folder}/providers.sqlite", schema="provider_registry"),
+                keyring=Keyring.load_or_create(folder / "secret.key"),
+                access_control=peer,
+                model_registry=peer,
+                networks=AddressPolicy.parse("public,private,loopback"),
+                seed=False,
+            ),
+        ]
+        for service in services:
+            service.register(server)
+            await service.start()
+            stack.push_async_callback(service.stop)
+        await server.start("127.0.0.1", port)
+        stubs = Stubs.of(access_control=peer, model_registry=peer, provider_registry=peer, inference_router=peer)
+        app = create_app(routers=[APIRouter(routes=registries.routes(stubs))], ready=lambda: True, version="1")
+        transport = httpx.ASGITransport(app)
+        yield await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://edge"))
+
+
+def _free_port() -> int:
+    """The services call one another by it before the server has started."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
