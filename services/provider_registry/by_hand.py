@@ -27,6 +27,9 @@ class StatusByHand:
         until = now_microseconds() + int(self._interval * 1e6)
         async with self._store.transaction() as tx:
             provider = await self._store.fetch(tx, request.workspace, request.name)
+            if not any(request.HasField(field) for field in ("status", "status_message", "served_models")):
+                written = await self._store.put_status(tx, provider, lambda p: _take(request, p))
+                return await self._store.with_attempts(tx, written)
             ticket = await self._store.schedule.draw(tx, provider.id, not_before=until)
             if not request.HasField("served_models"):
                 return await self._write(tx, provider, request, ticket)

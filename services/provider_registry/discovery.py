@@ -11,6 +11,8 @@ import asyncio
 import logging
 import random
 import secrets
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -60,8 +62,37 @@ class Pace:
     """Attempts at a time."""
 
 
+Models = tuple[tuple[str, str], ...]
+
+
 class _Waiting(Exception):
     """The provider lacks something that somebody must do first; the text says what."""
+
+
+@dataclass(slots=True)
+class _Current:
+    """A provider within the transaction that ends an attempt."""
+
+    tx: AsyncConnection
+    provider: pb.Provider
+    store: ProviderStore
+    written: bool = False
+
+    async def write(self, status: pb.ProviderStatus.ValueType, message: str, models: Models | None = None) -> None:
+        """Set status and message, and the served (entity, upstream id) if given."""
+
+        def change(provider: pb.Provider) -> None:
+            provider.status = status
+            provider.status_message = message
+            if models is not None:
+                del provider.served_models[:]
+            for entity, upstream in models or ():
+                provider.served_models.add(
+                    model_entity_id=names.join(provider.workspace, entity), served_model_name=upstream
+                )
+
+        put = await self.store.put_status(self.tx, self.provider, change)
+        self.written = put != self.provider
 
 
 class Discovery:
@@ -145,7 +176,10 @@ class Discovery:
         except _Waiting as waiting:
             await self._wait_for_somebody(claim, str(waiting))
         except DiscoveryFailed as failure:
-            await self._failed(claim, tried_at, f"Provider discovery failed: {failure}")
+            await self._failed(claim, tried_at, str(failure))
+        except Exception:  # noqa: BLE001 - one odd provider must not look as if nobody had tried it
+            _log.exception("discovery of a provider broke", extra=_named(claim))
+            await self._failed(claim, tried_at, "a fault of junctor itself, which is in its log")
         else:
             await self._found(claim, tried_at, provider, served)
 
@@ -180,73 +214,64 @@ class Discovery:
         except JunctorError as error:
             _log.warning(
                 "the model registry could not be told what a provider serves, will retry",
-                extra={"provider": names.join(claim.workspace, claim.name), "reason": error.reason},
+                extra=_named(claim) | {"reason": error.reason},
             )
             applied = False
-        async with self._providers.transaction() as tx:
-            if not await self._schedule.is_current(tx, claim):
+        async with self._unless_overtaken(claim) as current:
+            if current is None:
                 return
             if not applied:
                 again = min(0.5 * 2.0 ** min(claim.failures, 10), _LAST_SYNC_RETRY) * self._pace.retry
-                await self._give_back(tx, claim, tried_at, seconds=again, failures=claim.failures + 1)
+                await self._give_back(current.tx, claim, tried_at, seconds=again, failures=claim.failures + 1)
                 return
-            await self._write_served(tx, claim, served)
-            seconds = self._pace.interval
-            await self._give_back(tx, claim, tried_at, seconds=seconds, failures=0, held=False)
+            await current.write(pb.PROVIDER_STATUS_READY, served.message, served.models)
+            await self._give_back(current.tx, claim, tried_at, seconds=self._pace.interval, failures=0, held=False)
 
-    async def _write_served(self, tx: AsyncConnection, claim: Claim, served: Served) -> None:
-        def change(provider: pb.Provider) -> None:
-            provider.status = pb.PROVIDER_STATUS_READY
-            provider.status_message = served.message
-            del provider.served_models[:]
-            for entity, upstream in served.models:
-                provider.served_models.add(
-                    model_entity_id=names.join(claim.workspace, entity), served_model_name=upstream
-                )
-
-        current = await self._providers.fetch(tx, claim.workspace, claim.name)
-        await self._providers.put_status(tx, current, change)
-
-    async def _failed(self, claim: Claim, tried_at: int, message: str) -> None:
-        now = now_microseconds()
-        async with self._providers.transaction() as tx:
-            if not await self._schedule.is_current(tx, claim):
+    async def _failed(self, claim: Claim, tried_at: int, why: str) -> None:
+        failures = claim.failures + 1
+        async with self._unless_overtaken(claim) as current:
+            if current is None:
                 return
-            current = await self._providers.fetch(tx, claim.workspace, claim.name)
-            ready = current.status == pb.PROVIDER_STATUS_READY
+            provider = current.provider
+            ready = provider.status == pb.PROVIDER_STATUS_READY
             if not ready and not claim.held:
-                status = status_after_failure(
-                    current.status,
-                    failing_seconds=(now - max(claim.changed_at, self._started)) / 1e6,
-                    age_seconds=(now - current.created_at.ToMicroseconds()) / 1e6,
-                    grace_seconds=self._pace.grace,
-                    lost_seconds=self._pace.lost,
-                )
-                await self._write_status(tx, current, status, message)
-            failures = claim.failures + 1
+                status = self._status_after_failure(claim, provider)
+                await current.write(status, f"Provider discovery failed: {why}")
             again = self._pace.interval if ready else retry_seconds(failures) * self._pace.retry
-            await self._give_back(tx, claim, tried_at, seconds=again, failures=failures)
-        _log.info(
-            "discovery of a provider failed",
-            extra={"provider": names.join(claim.workspace, claim.name), "why": message, "failures": failures},
+            await self._give_back(current.tx, claim, tried_at, seconds=again, failures=failures)
+        _log.info("discovery of a provider failed", extra=_named(claim) | {"why": why, "failures": failures})
+
+    def _status_after_failure(self, claim: Claim, provider: pb.Provider) -> pb.ProviderStatus.ValueType:
+        now = now_microseconds()
+        return status_after_failure(
+            provider.status,
+            failing_seconds=(now - max(claim.changed_at, self._started)) / 1e6,
+            age_seconds=(now - provider.created_at.ToMicroseconds()) / 1e6,
+            grace_seconds=self._pace.grace,
+            lost_seconds=self._pace.lost,
         )
 
     async def _wait_for_somebody(self, claim: Claim, message: str) -> None:
-        async with self._providers.transaction() as tx:
-            if not await self._schedule.is_current(tx, claim):
+        async with self._unless_overtaken(claim) as current:
+            if current is None:
                 return
-            current = await self._providers.fetch(tx, claim.workspace, claim.name)
-            await self._write_status(tx, current, pb.PROVIDER_STATUS_PENDING, message)
-            await self._give_back(tx, claim, None, seconds=self._pace.interval, failures=0)
+            await current.write(pb.PROVIDER_STATUS_PENDING, message)
+            await self._give_back(current.tx, claim, None, seconds=self._pace.interval, failures=0)
 
-    async def _write_status(
-        self, tx: AsyncConnection, current: pb.Provider, status: pb.ProviderStatus.ValueType, message: str
-    ) -> None:
-        def change(provider: pb.Provider) -> None:
-            provider.status = status
-            provider.status_message = message
+    @asynccontextmanager
+    async def _unless_overtaken(self, claim: Claim) -> AsyncIterator[_Current | None]:
+        """A transaction with the provider in it; None if it has changed since it was claimed.
 
-        await self._providers.put_status(tx, current, change)
+        Watchers are woken only if something was written: most re-discoveries write nothing.
+        """
+        current: _Current | None = None
+        async with self._providers.feed.database.write() as tx:
+            if await self._schedule.is_current(tx, claim):
+                provider = await self._providers.fetch(tx, claim.workspace, claim.name)
+                current = _Current(tx, provider, self._providers)
+            yield current
+        if current is not None and current.written:
+            self._providers.feed.notify()
 
     async def _give_back(
         self,
@@ -270,3 +295,7 @@ class Discovery:
             failures=failures,
             held=claim.held if held is None else held,
         )
+
+
+def _named(claim: Claim) -> dict[str, object]:
+    return {"provider": names.join(claim.workspace, claim.name)}

@@ -27,6 +27,13 @@ FETCH_TIMEOUT = 10.0
 RESPONSE_LIMIT = 4 * 1024 * 1024
 _CONNECT_TIMEOUT = 5.0
 
+_NETWORK_ERRORS = (
+    httpcore.NetworkError,
+    httpcore.TimeoutException,
+    httpcore.ProtocolError,
+    httpcore.ProxyError,
+)
+
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
 """``await resolver(host, port)``: the addresses of a name, best first. Raises OSError if there are none."""
 
@@ -64,7 +71,7 @@ class ModelLister:
             raise DiscoveryFailed(error.message) from None
         except TimeoutError:
             raise DiscoveryFailed(f"no complete answer within {FETCH_TIMEOUT:g} s") from None
-        except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError, ssl.SSLError) as error:
+        except (*_NETWORK_ERRORS, ssl.SSLError) as error:
             raise DiscoveryFailed(_why(error)) from None
 
     async def _fetch(self, provider: pb.Provider, url: str, headers: list[tuple[bytes, bytes]]) -> list[str] | None:
@@ -183,6 +190,8 @@ def _why(error: Exception) -> str:
         return "its TLS certificate cannot be trusted"
     if isinstance(error, ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
         return "TLS could not be agreed on"
+    if isinstance(error, httpcore.ProxyError):
+        return "its proxy refused the connection"
     if isinstance(error, httpcore.ConnectTimeout):
         return "it does not accept connections in time"
     if isinstance(error, httpcore.ConnectError):

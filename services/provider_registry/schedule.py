@@ -3,6 +3,7 @@
 These tables are not in the change log: a re-discovery that changes nothing must change nothing. Each row has a
 ticket, a number that only grows: claiming a row, changing its provider and setting its status take the next one.
 Work that comes back with an old ticket is thrown away, here and by the model registry (``provider_revision``).
+Whoever writes a provider as well locks its row here first, then takes a revision: one order, so no deadlocks.
 """
 
 from __future__ import annotations
@@ -113,6 +114,10 @@ class Schedule:
                 **_UNLEASED,
             )
         )
+
+    async def lock(self, tx: AsyncConnection, provider_id: str) -> None:
+        """Keep everybody else from a provider's row until ``tx`` ends; SQLite's writers are alone anyway."""
+        await tx.execute(sa.select(DISCOVERY.c.ticket).where(DISCOVERY.c.provider_id == provider_id).with_for_update())
 
     async def demand(self, tx: AsyncConnection, provider: pb.Provider) -> None:
         """Make a provider due at once, because its configuration changed; what is under way counts no more."""

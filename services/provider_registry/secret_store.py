@@ -53,9 +53,9 @@ class SecretStore(ResourceStore[pb.Secret]):
             async with self.transaction() as tx:
                 if request_id and (earlier := await self._replay(tx, request_id, digest)) is not None:
                     return earlier
+                await self._schedule.demand_users(tx, secret.workspace, secret.name)
                 created = await self.insert(tx, secret)
                 await tx.execute(sa.insert(VALUES).values(self._sealed_row(created, value)))
-                await self._schedule.demand_users(tx, created.workspace, created.name)
                 if request_id:
                     await self._remember(tx, request_id, digest, created)
                 return created
@@ -74,12 +74,11 @@ class SecretStore(ResourceStore[pb.Secret]):
         async with self.transaction() as tx:
             current = await self.fetch(tx, request.workspace, request.name)
             self.check_version(current, request.resource_version)
-            changed = await self.put(tx, current, change)
             if request.HasField("value"):
-                row = self._sealed_row(changed, Secret(request.value))
-                await tx.execute(sa.update(VALUES).where(VALUES.c.secret_id == changed.id).values(row))
-                await self._schedule.demand_users(tx, changed.workspace, changed.name)
-            return changed
+                row = self._sealed_row(current, Secret(request.value))
+                await tx.execute(sa.update(VALUES).where(VALUES.c.secret_id == current.id).values(row))
+                await self._schedule.demand_users(tx, current.workspace, current.name)
+            return await self.put(tx, current, change)
 
     async def remove(self, tx: AsyncConnection, current: pb.Secret) -> int:
         """Delete ``current`` and its value within ``tx``; returns the revision."""
