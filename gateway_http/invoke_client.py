@@ -13,6 +13,7 @@ import grpc
 from grpc_status import rpc_status
 
 from junctor import errors, status
+from junctor.channel import REQUEST_ID_KEY
 from junctor.v1 import inference_router_pb2 as router_pb
 from junctor.v1.inference_router_pb2_grpc import InferenceRouterStub
 from services.runtime import frames
@@ -44,7 +45,7 @@ class GrpcInvoker:
         """
         await self._reach()
         deadline = None if call.timeout is None else call.timeout + DEADLINE_GRACE
-        rpc = self._stub.Invoke(frames.request_of(call), timeout=deadline)
+        rpc = self._stub.Invoke(frames.request_of(call), timeout=deadline, metadata=_metadata(call))
         relay = _Relay(sink)
         try:
             async for message in rpc:
@@ -116,6 +117,12 @@ class _Relay:
         self.outcome = outcome
         self.resume_reading()  # what is left of the RPC is its status
         self._sink.end(outcome)
+
+
+def _metadata(call: Call) -> tuple[tuple[str, str], ...]:
+    """Let the router log the call under the edge's id; metadata takes printable ASCII only."""
+    fit = call.request_id.isascii() and call.request_id.isprintable()
+    return ((REQUEST_ID_KEY, call.request_id),) if call.request_id and fit else ()
 
 
 def _error_of(error: grpc.aio.AioRpcError) -> errors.JunctorError:

@@ -16,6 +16,7 @@ from junctor.v1 import inference_router_pb2 as router_pb
 from services.inference_router.buffered_sink import BufferedSink
 from services.runtime import frames
 from services.runtime.exchange import Call, Invoker, Outcome
+from services.runtime.interceptors import current_call
 
 
 class InvokeServicer:
@@ -29,6 +30,8 @@ class InvokeServicer:
     ) -> AsyncIterator[router_pb.InvokeResponse]:
         """Pass one call to a provider."""
         call = frames.call_of(request)
+        if not call.request_id and (info := current_call()) is not None:
+            call.request_id = info.request_id
         cap_by_deadline(call, context)
         sink = BufferedSink()
         task = start(self._invoker, call, sink, context)

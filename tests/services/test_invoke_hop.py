@@ -21,6 +21,7 @@ from junctor.v1.inference_router_pb2_grpc import (
 from services.inference_router.invoke_servicer import InvokeServicer
 from services.runtime import frames
 from services.runtime.exchange import Attempt, Call, Head, Invoker, Outcome, Route, Sink, Usage, Verdict
+from services.runtime.interceptors import current_call
 from tests.plain_grpc import serving, until
 
 Script = Callable[["Scripted", Call, Sink], Awaitable[Outcome]]
@@ -146,6 +147,8 @@ CALLS = {
 async def test_the_call_arrives_as_it_was_made(invoker, router, call):
     await invoker.invoke(call, Recorder())
     got = router.calls[0]
+    if not call.request_id:  # the router makes one
+        got.request_id = ""
     if call.timeout is not None:
         assert got.timeout == pytest.approx(call.timeout, abs=1e-6)
         got.timeout = call.timeout
@@ -359,6 +362,21 @@ async def test_the_verdict_after_the_head_arrives_equal(invoker, router, verdict
     assert sink.body == b"part"
     assert outcome.verdict is verdict
     assert outcome.error is error or vars(outcome.error) == vars(error)
+
+
+async def test_a_call_goes_by_one_id_on_both_sides(channel, router):
+    ids = []
+
+    async def script(router, call, sink):
+        ids.append((call.request_id, current_call().request_id))
+        return await whole(router, call, sink)
+
+    router.script = script
+    for request_id in ("edge-1", "", "não"):
+        await GrpcInvoker(channel).invoke(post(request_id=request_id), Recorder())
+    assert ids[0] == ("edge-1", "edge-1")
+    assert ids[1][0] == ids[1][1] != ""
+    assert ids[2][0] == "não"
 
 
 async def test_a_small_answer_is_one_message(channel):
