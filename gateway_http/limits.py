@@ -66,10 +66,13 @@ class RequestHead:
 
 
 TOKEN = (string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~").encode()
-_CONTROLS = bytes([*range(9), 11, 12, *range(14, 32), 127])
+_CONTROLS = bytes([*range(9), *range(10, 32), 127])
+"""All but the tab: none may be in a field or request line, CR and LF least of all."""
+_NOT_IN_TARGET = bytes([*range(33), ord("#"), 127])
 _DIGITS = b"0123456789"
 _HOST = (string.ascii_letters + string.digits + ".-_:[]%~").encode()
 _VERSIONS = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
+_METHODS = frozenset((b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"HEAD", b"OPTIONS", b"TRACE"))
 _ONCE = frozenset((b"host", b"content-length", b"transfer-encoding"))
 SPECIAL = _ONCE | {
     b"connection",
@@ -82,31 +85,36 @@ SPECIAL = _ONCE | {
     b"x-junctor-session",
 }
 
+Seen = dict[bytes, tuple[bytes, bytes]]
+"""Field lines of a connection that passed before, and what they mean: clients repeat most of them."""
 
-def read_head(block: bytes, limits: Limits) -> RequestHead:
+_SEEN_LIMIT = 64
+_VARYING = frozenset((b"content-length", b"x-request-id", b"traceparent"))
+
+
+def read_head(block: bytes, limits: Limits, seen: Seen) -> RequestHead:
     """Take a header block apart; ``block`` ends before its empty line (no trailing CRLF).
 
-    Raises :class:`Refused` with 400, 405, 414, 431 or 505.
+    ``seen`` belongs to the connection and is filled here. Raises :class:`Refused` with 400, 405, 414, 431 or 505.
     """
     first, *lines = block.split(b"\r\n")
     if len(first) > limits.request_line:
         raise Refused(414, "Request line is too long")
     if len(lines) > limits.fields or len(block) - len(first) > limits.fields_size:
         raise Refused(431, "Request header fields are too large")
-    if block.count(b"\n") != len(lines) or block.count(b"\r") != len(lines):
-        raise Refused(400, "Bare CR or LF in the request header")
-    if len(block.translate(None, _CONTROLS)) != len(block):
-        raise Refused(400, "Control character in the request header")
     method, target, minor = _request_line(first)
-    headers, special = _fields(lines)
+    known = seen.get
+    headers: Headers = [known(line) or _field(line, seen) for line in lines]
+    special: dict[bytes, bytes] = {}
+    for field in headers:
+        if field[0] in SPECIAL:
+            _add_special(special, field[0], field[1])
     length = _body_length(special, minor)
     if minor and b"host" not in special:
         raise Refused(400, "Host is missing")
-    if not target.startswith(b"/"):
+    if target[0] != 47:  # "/"
         target = _origin_form(target, special.get(b"host", b""))
-    keep_alive = minor == 1
-    if b"connection" in special:
-        keep_alive = keep_alive and not _closes(headers)
+    keep_alive = minor == 1 and not _closes(special.get(b"connection"))
     return RequestHead(method, target, minor, headers, length, keep_alive, special)
 
 
@@ -130,37 +138,44 @@ def judge_part(part: bytearray, judged: int, limits: Limits) -> None:
 
 def _request_line(line: bytes) -> tuple[bytes, bytes, int]:
     parts = line.split(b" ")
-    if len(parts) != 3 or not parts[0] or not parts[1] or parts[0].translate(None, TOKEN):
+    if len(parts) != 3 or not parts[1]:
         raise Refused(400, "Malformed request line")
     method, target, version = parts
+    if method not in _METHODS and (not method or method.translate(None, TOKEN)):
+        raise Refused(400, "Malformed request line")
     minor = _VERSIONS.get(version)
     if minor is None:
         known = len(version) == 8 and version.startswith(b"HTTP/") and version[5:6].isdigit()
         raise Refused(505 if known else 400, "HTTP version is not supported")
     if method == b"CONNECT":
         raise Refused(405, "Method Not Allowed")
-    if not target.isascii() or b"#" in target or b"\t" in target:
+    if not target.isascii() or len(target.translate(None, _NOT_IN_TARGET)) != len(target):
         raise Refused(400, "Malformed request target")
     return method, target, minor
 
 
-def _fields(lines: list[bytes]) -> tuple[Headers, dict[bytes, bytes]]:
-    headers: Headers = []
-    special: dict[bytes, bytes] = {}
-    for line in lines:
-        name, colon, value = line.partition(b":")
-        name = name.lower()
-        value = value.strip(b" \t")
-        if name in SPECIAL:
-            if name in _ONCE and special.get(name, value) != value:
-                raise Refused(400, f"Differing {name.decode()} fields")
-            if name in _ONCE and name in special and name != b"content-length":
-                raise Refused(400, f"Repeated {name.decode()} field")
-            special[name] = value
-        elif not colon or not name or name.translate(None, TOKEN):
-            raise Refused(400, "Malformed request header field")
-        headers.append((name, value))
-    return headers, special
+def _field(line: bytes, seen: Seen) -> tuple[bytes, bytes]:
+    name, colon, value = line.partition(b":")
+    name = name.lower()
+    if not colon or not name or name.translate(None, TOKEN):
+        raise Refused(400, "Malformed request header field")
+    if len(line.translate(None, _CONTROLS)) != len(line):
+        raise Refused(400, "Control character, bare CR or LF in a request header field")
+    field = name, value.strip(b" \t")
+    if len(seen) < _SEEN_LIMIT and name not in _VARYING:
+        seen[line] = field
+    return field
+
+
+def _add_special(special: dict[bytes, bytes], name: bytes, value: bytes) -> None:
+    if name not in special:
+        special[name] = value
+    elif name == b"connection":
+        special[name] += b"," + value
+    elif name in _ONCE and (name != b"content-length" or special[name] != value):
+        raise Refused(400, f"Repeated {name.decode()} field")
+    else:
+        special[name] = value
 
 
 def _body_length(special: dict[bytes, bytes], minor: int) -> int:
@@ -182,11 +197,10 @@ def _body_length(special: dict[bytes, bytes], minor: int) -> int:
     return int(text)
 
 
-def _closes(headers: Headers) -> bool:
-    return any(
-        name == b"connection" and b"close" in [token.strip() for token in value.lower().split(b",")]
-        for name, value in headers
-    )
+def _closes(connection: bytes | None) -> bool:
+    if connection is None or connection == b"keep-alive":
+        return False
+    return b"close" in [token.strip() for token in connection.lower().split(b",")]
 
 
 def _origin_form(target: bytes, host: bytes) -> bytes:

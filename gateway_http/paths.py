@@ -18,12 +18,19 @@ METHODS = frozenset((b"GET", b"POST", b"PUT", b"PATCH", b"DELETE"))
 ALLOW = b"DELETE, GET, PATCH, POST, PUT"
 
 _WORKSPACES = b"/apis/inference-gateway/v2/workspaces/"
-_PLAIN = re.compile(
-    rb"/v1/(chat/completions|completions|embeddings|responses(/.+)?|messages|messages/count_tokens"
-    rb"|images/.+|audio/.+)",
-    re.DOTALL,
+_PREFIXED = re.compile(rb"/v1/(responses|images|audio)/.+", re.DOTALL)
+_EXACT = frozenset(
+    (
+        b"/v1/chat/completions",
+        b"/v1/completions",
+        b"/v1/embeddings",
+        b"/v1/responses",
+        b"/v1/messages",
+        b"/v1/messages/count_tokens",
+    )
 )
 _MODELS = re.compile(rb"v1/models(/.*)?", re.DOTALL)
+_PLAIN, _OPENAI = Route.PLAIN, Route.OPENAI  # looking up a member of an enum costs more than a global
 _NAMED = {b"model": Route.MODEL, b"provider": Route.PROVIDER}
 
 
@@ -34,9 +41,13 @@ def match(method: bytes, path: bytes, default_workspace: str) -> Call | None:
     """
     if path.startswith(_WORKSPACES):
         return _in_workspace(method, path)
-    if path.startswith(b"/v1/") and _PLAIN.fullmatch(_slashes(path)):
-        return Call(Route.PLAIN, default_workspace, "", method.decode(), path[1:])
+    if path in _EXACT or (path.startswith(b"/v1/") and _is_plain(_slashes(path))):
+        return Call(_PLAIN, default_workspace, "", method.decode(), path[1:])
     return None
+
+
+def _is_plain(path: bytes) -> bool:
+    return path in _EXACT or _PREFIXED.fullmatch(path) is not None
 
 
 def is_anthropic(call: Call) -> bool:
@@ -51,7 +62,7 @@ def _in_workspace(method: bytes, path: bytes) -> Call | None:
         trailing = rest[9:]
         if method == b"GET" and _MODELS.fullmatch(_slashes(trailing)):
             return None
-        return Call(Route.OPENAI, _name("workspace", workspace), "", method.decode(), trailing)
+        return Call(_OPENAI, _name("workspace", workspace), "", method.decode(), trailing)
     kind, _, rest = rest.partition(b"/")
     route = _NAMED.get(kind)
     name, separator, trailing = rest.partition(b"/-/")

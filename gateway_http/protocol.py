@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from enum import Enum
 from typing import Any
 
 from uvicorn.config import Config
@@ -19,10 +18,11 @@ from uvicorn.server import ServerState
 
 from gateway_http import errors, paths
 from gateway_http.body import ChunkedBody
-from gateway_http.http_sink import HttpSink, encode_answer
-from gateway_http.limits import Refused, RequestHead, judge_part, read_head
+from gateway_http.cycle import InferenceCycle, Shared
+from gateway_http.http_sink import encode_answer
+from gateway_http.limits import Refused, RequestHead, Seen, judge_part, read_head
 from gateway_http.options import EdgeOptions, describe
-from gateway_http.watch import NEVER, Watch
+from gateway_http.watch import NEVER
 from junctor.errors import InternalError, JunctorError, NotReady
 from services.runtime.exchange import Call
 
@@ -31,59 +31,8 @@ _log = logging.getLogger(__name__)
 _CONTINUE = b"HTTP/1.1 100 Continue\r\n\r\n"
 
 
-class _Wait(Enum):
-    """What the connection's deadline is for."""
-
-    NOTHING = 0
-    HEAD = 1
-    BODY = 2
-    IDLE = 3
-    LINGER = 4
-
-
-class _NoEvent:
-    """Stands in for the ``asyncio.Event`` that uvicorn sets on its cycles: nobody waits for ours."""
-
-    def set(self) -> None:
-        """Do nothing."""
-
-    def clear(self) -> None:
-        """Do nothing."""
-
-
-_NO_EVENT = _NoEvent()
-
-
-class InferenceCycle(HttpSink):
-    """One inference request on a connection, with the attributes that uvicorn reads on a cycle."""
-
-    __slots__ = ("body", "disconnected", "message_event", "more_body", "pieces", "task")
-
-    def __init__(self, connection: EdgeProtocol, call: Call, head: RequestHead) -> None:
-        super().__init__(connection, call, minor=head.minor, keep_alive=head.keep_alive, started=connection.loop.time())
-        self.body = b""
-        self.pieces: list[bytes] = []
-        self.message_event = _NO_EVENT
-        self.more_body = True
-        self.disconnected = False
-        self.task: asyncio.Task[None] | None = None
-
-
-class Shared:
-    """What all connections of one server share."""
-
-    def __init__(self, options: EdgeOptions) -> None:
-        self.options = options
-        self.watch = Watch(options.limits.tick_seconds)
-        self._fields: list[tuple[bytes, bytes]] = []
-        self._encoded = b""
-
-    def encode(self, fields: list[tuple[bytes, bytes]]) -> bytes:
-        """Return uvicorn's date and server fields as header lines; it replaces the list once a second."""
-        if fields is not self._fields:
-            self._fields = fields
-            self._encoded = b"".join([b"%b: %b\r\n" % field for field in fields])
-        return self._encoded
+_NOTHING, _HEAD, _BODY, _IDLE, _LINGER = range(5)
+"""What a connection's deadline is for."""
 
 
 class EdgeProtocol(HttpToolsProtocol):
@@ -102,11 +51,12 @@ class EdgeProtocol(HttpToolsProtocol):
         self.deadline = NEVER
         self.options = self.shared.options
         self.limits = self.options.limits
-        self._wait = _Wait.NOTHING
+        self._wait = _NOTHING
         self._rest = bytearray()
         """Bytes that came but cannot be used yet: part of a head, or the next request."""
         self._searched = 0
         """How far ``_rest`` was looked through for the end of a head."""
+        self._seen: Seen = {}
         self._left = 0
         """Bytes of a body of known length still to come."""
         self._chunks: ChunkedBody | None = None
@@ -118,7 +68,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin: the first header block is due."""
         super().connection_made(transport)
-        self._set_wait(_Wait.HEAD, self.limits.head_seconds)
+        self._set_wait(_HEAD, self.limits.head_seconds)
         self.shared.watch.add(self, self.loop)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -151,12 +101,12 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def overdue(self) -> None:
         """Close what waited too long; see :class:`Limits`."""
-        wait, self._wait, self.deadline = self._wait, _Wait.NOTHING, NEVER
+        wait, self._wait, self.deadline = self._wait, _NOTHING, NEVER
         if self.transport.is_closing():
             return
-        if wait is _Wait.BODY and self.flow.read_paused:
-            self._set_wait(_Wait.BODY, self.limits.body_seconds)  # it is we who do not read
-        elif wait is _Wait.BODY or (wait is _Wait.HEAD and self._rest):
+        if wait is _BODY and self.flow.read_paused:
+            self._set_wait(_BODY, self.limits.body_seconds)  # it is we who do not read
+        elif wait is _BODY or (wait is _HEAD and self._rest):
             self._refuse(Refused(408, "The request did not arrive in time"))
         else:
             self.transport.close()
@@ -222,14 +172,14 @@ class EdgeProtocol(HttpToolsProtocol):
             position += 2
         found = data.find(b"\r\n\r\n", position)
         if found < 0:
-            if self._wait is not _Wait.HEAD:
-                self._set_wait(_Wait.HEAD, self.limits.head_seconds)
+            if self._wait is not _HEAD:
+                self._set_wait(_HEAD, self.limits.head_seconds)
             self._rest += memoryview(data)[position:]
             self._searched = 0
             self._judge_part()
             return len(data)
         self._clear_wait()
-        head = read_head(data[position:found], self.limits)
+        head = read_head(data[position:found], self.limits, self._seen)
         path, _, query = head.target.partition(b"?")
         try:
             call = paths.match(head.method, path, self.options.default_workspace)
@@ -322,7 +272,7 @@ class EdgeProtocol(HttpToolsProtocol):
             if mine is not None:
                 mine.pieces.append(data[position:end])
         if self._reading_body:
-            self._set_wait(_Wait.BODY, self.limits.body_seconds)
+            self._set_wait(_BODY, self.limits.body_seconds)
         else:
             self._clear_wait()
         if mine is None:
@@ -337,7 +287,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             self._closing = True
         elif not self._reading_body and not self._is_busy():
-            self._set_wait(_Wait.IDLE, self.config.timeout_keep_alive)
+            self._set_wait(_IDLE, self.config.timeout_keep_alive)
 
     def common_fields(self) -> bytes:
         """Return date and server lines, as uvicorn is configured."""
@@ -357,7 +307,7 @@ class EdgeProtocol(HttpToolsProtocol):
             self._closing = True
             self.transport.close()
             return
-        self._set_wait(_Wait.IDLE, self.config.timeout_keep_alive)
+        self._set_wait(_IDLE, self.config.timeout_keep_alive)
         self._go_on()
 
     def _go_on(self) -> None:
@@ -385,7 +335,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if not keep_alive:
             self._linger()
         else:
-            self._set_wait(_Wait.IDLE, self.config.timeout_keep_alive)
+            self._set_wait(_IDLE, self.config.timeout_keep_alive)
         return position
 
     def _refuse(self, refused: Refused) -> None:
@@ -418,14 +368,14 @@ class EdgeProtocol(HttpToolsProtocol):
             return
         if self.transport.can_write_eof():
             self.transport.write_eof()
-        self._set_wait(_Wait.LINGER, self.limits.linger_seconds)
+        self._set_wait(_LINGER, self.limits.linger_seconds)
 
-    def _set_wait(self, wait: _Wait, seconds: float) -> None:
+    def _set_wait(self, wait: int, seconds: float) -> None:
         self._wait = wait
         self.deadline = self.loop.time() + seconds
 
     def _clear_wait(self) -> None:
-        self._wait = _Wait.NOTHING
+        self._wait = _NOTHING
         self.deadline = NEVER
 
 

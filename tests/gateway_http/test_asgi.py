@@ -116,19 +116,19 @@ async def test_failure_is_an_envelope(script: Script, status: int, detail: str) 
 
 
 async def test_broken_stream_ends_with_an_error_event() -> None:
-    async with portable(answering(head(sse=True), EVENT, outcome=Outcome(Verdict.STALLED))) as edge:
-        async with edge.client() as client:
-            client.send(post())
-            body = (await client.answer()).body
+    script = answering(head(sse=True), EVENT, outcome=Outcome(Verdict.STALLED))
+    async with portable(script) as edge, edge.client() as client:
+        client.send(post())
+        body = (await client.answer()).body
     assert body.startswith(EVENT + b"event: error\ndata: ")
     assert b'"code":"stalled"' in body
 
 
 async def test_broken_answer_does_not_end_cleanly() -> None:
-    async with portable(answering(head(), b"{", outcome=Outcome(Verdict.TRUNCATED))) as edge:
-        async with edge.client() as client:
-            client.send(post())
-            assert not (await client.rest()).endswith(b"0\r\n\r\n")
+    script = answering(head(), b"{", outcome=Outcome(Verdict.TRUNCATED))
+    async with portable(script) as edge, edge.client() as client:
+        client.send(post())
+        assert not (await client.rest()).endswith(b"0\r\n\r\n")
 
 
 @pytest.mark.parametrize("started", [False, True], ids=["before head", "mid-stream"])

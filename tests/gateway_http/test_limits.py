@@ -259,7 +259,7 @@ async def test_lingering_connection_is_closed() -> None:
 
 def test_head_that_passes_is_taken_apart() -> None:
     block = b"GET /a%2Fb?q HTTP/1.1\r\nHost: E:1\r\nX-A:\t v 1 \r\nContent-Length: 007\r\nConnection: x, close"
-    assert read_head(block, Limits()) == RequestHead(
+    assert read_head(block, Limits(), {}) == RequestHead(
         b"GET",
         b"/a%2Fb?q",
         1,
@@ -272,5 +272,5 @@ def test_head_that_passes_is_taken_apart() -> None:
 
 def test_refusal_text_names_no_value_of_the_request() -> None:
     with pytest.raises(Refused) as refused:
-        read_head(b"GET / HTTP/1.1\r\nhost: e\r\nsecret value", Limits())
+        read_head(b"GET / HTTP/1.1\r\nhost: e\r\nsecret value", Limits(), {})
     assert "secret" not in refused.value.text

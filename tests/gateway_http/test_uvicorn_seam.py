@@ -13,7 +13,8 @@ import uvicorn
 from uvicorn.protocols.http import flow_control, httptools_impl
 from uvicorn.server import ServerState
 
-from gateway_http.protocol import EdgeProtocol, InferenceCycle
+from gateway_http.cycle import InferenceCycle
+from gateway_http.protocol import EdgeProtocol
 
 PINNED = "0.54.0"
 SOURCES = {
