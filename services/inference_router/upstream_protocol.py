@@ -69,7 +69,7 @@ class Connection(asyncio.Protocol):
 
     __slots__ = (
         "_body", "_chunked", "_complete", "_fields", "_framing", "_head_done", "_head_new", "_interim",
-        "_keep_alive", "_length", "_now", "_parser", "_pool", "_remaining", "_response_started",
+        "_keep_alive", "_length", "_now", "_parser", "_pool", "_remaining", "_request_started", "_response_started",
         "_status", "_transport", "_until_close", "alarm", "deadline", "on_body", "origin", "transfer",
     )  # fmt: skip
 
@@ -90,11 +90,10 @@ class Connection(asyncio.Protocol):
     def _reset(self) -> None:
         self._framing = 0
         self._head_new = self._head_done = self._interim = self._complete = False
-        self._chunked = self._until_close = self._response_started = self._keep_alive = False
+        self._chunked = self._until_close = self._keep_alive = False
+        self._request_started = self._response_started = False
         self._status = 0
         self._length: int | None = None
-
-    # -- exchanges
 
     def start(self, transfer: Transfer, head: bytes, body: bytes, deadline: float) -> None:
         """Send a request. ``deadline`` is the loop time by which the first body byte must be there."""
@@ -102,6 +101,10 @@ class Connection(asyncio.Protocol):
         self.transfer = transfer
         transfer.connection = self
         transport = self._transport
+        if transport.is_closing():  # the peer left between connecting and now
+            self.settle(UpstreamFailure(FailureKind.CLOSED))
+            return
+        self._request_started = True
         if len(body) <= JOIN_LIMIT:
             transport.write(head + body)
         else:
@@ -115,7 +118,7 @@ class Connection(asyncio.Protocol):
         if transfer is not None:
             self.transfer = transfer.connection = None
             if isinstance(error, UpstreamFailure):
-                error.request_started = True
+                error.request_started = self._request_started
                 error.response_started = self._response_started
                 error.head_received = self._head_done and not self._head_new
             transfer.error = error
@@ -167,8 +170,6 @@ class Connection(asyncio.Protocol):
         else:
             self.settle(UpstreamFailure(FailureKind.FIRST_BYTE_TIMEOUT))
 
-    # -- asyncio
-
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin to exist."""
         self._transport = cast(asyncio.Transport, transport)
@@ -218,8 +219,6 @@ class Connection(asyncio.Protocol):
         self.deadline = inf
         # Break the cycle with the parser, which holds our bound methods.
         self._parser = self.on_body = None  # type: ignore[assignment]
-
-    # -- parser
 
     def on_message_begin(self) -> None:
         """Another answer begins: after an interim one it is ours, after a complete one nobody's."""
@@ -279,8 +278,6 @@ class Connection(asyncio.Protocol):
             self._interim = False
         else:
             self._complete = True
-
-    # -- inside
 
     def _deliver(self, transfer: Transfer) -> None:
         receiver = transfer.receiver

@@ -40,10 +40,11 @@ class Origin:
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
-        host = f"[{self.host}]" if ":" in self.host else self.host
+        name = self.host if self.host.isascii() else self.host.encode("idna").decode("ascii")
+        host = f"[{name}]" if ":" in name else name
         default = 443 if self.scheme == "https" else 80
         text = host if self.port == default else f"{host}:{self.port}"
-        object.__setattr__(self, "authority", text.encode("idna" if not text.isascii() else "ascii"))
+        object.__setattr__(self, "authority", text.encode("ascii"))
         object.__setattr__(self, "_hash", hash((self.scheme, self.host, self.port, self.tls)))
 
     def __hash__(self) -> int:

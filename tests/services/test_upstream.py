@@ -470,6 +470,48 @@ async def test_a_closed_port_is_a_connect_failure() -> None:
         await client.close()
 
 
+def test_a_peer_that_leaves_at_once_is_noticed(run: Run) -> None:
+    async def case() -> None:
+        loop = asyncio.get_running_loop()
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            listener.setblocking(False)
+
+            async def turn_away() -> None:
+                while True:
+                    (await loop.sock_accept(listener))[0].close()
+
+            door = asyncio.create_task(turn_away())
+            origin = Origin("http", "127.0.0.1", listener.getsockname()[1])
+            client = make_client()
+            for _ in range(20):
+                request = UpstreamRequest(origin, b"POST", b"/", [], b"x")
+                async with asyncio.timeout(PATIENCE):
+                    failure = await failure_of(client, request, Record())
+                assert failure.kind in (FailureKind.CLOSED, FailureKind.RESET, FailureKind.CONNECT)
+                assert not failure.response_started
+            await client.close()
+            door.cancel()
+            await asyncio.wait([door])
+
+    run(case())
+
+
+async def test_a_connection_lost_before_it_is_used_fails_at_once() -> None:
+    async with ScriptedUpstream() as up:
+        client = make_client()
+        origin = Origin("http", up.host, up.port)
+        connection = await client._connector.connect(origin, 5)
+        connection.close()
+        await until(lambda: client.open_connections == 0)
+        transfer = Transfer(ask(up), Record(), asyncio.get_running_loop().create_future())
+        connection.start(transfer, b"", b"", asyncio.get_running_loop().time() + 300)
+        async with asyncio.timeout(PATIENCE):
+            await transfer.waiter
+        assert isinstance(transfer.error, UpstreamFailure)
+        assert (transfer.error.kind, transfer.error.request_started) == (FailureKind.CLOSED, False)
+        await client.close()
+
+
 async def test_a_name_that_does_not_resolve_is_a_connect_failure() -> None:
     async def nothing(host: str, port: int) -> list[str]:
         raise socket.gaierror("no such name")
@@ -542,6 +584,7 @@ async def test_the_request_goes_over_the_wire_as_given() -> None:
         (Origin("https", "a.test", 443), b"a.test"),
         (Origin("https", "a.test", 80), b"a.test:80"),
         (Origin("http", "::1", 8080), b"[::1]:8080"),
+        (Origin("http", "bücher.test", 8080), b"xn--bcher-kva.test:8080"),
     ],
 )
 def test_the_host_field_has_a_port_unless_it_is_the_default(origin: Origin, host: bytes) -> None:
