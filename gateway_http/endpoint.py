@@ -22,6 +22,8 @@ from gateway_http.translate import BadBody, dumps, loads
 from junctor.errors import InternalError, InvalidField, JunctorError, TooLarge
 
 BODY_LIMIT = Limits().other_body
+_ECHO_LIMIT = 4096
+"""Bytes of a refused value that is shown again."""
 
 _log = logging.getLogger(__name__)
 
@@ -34,7 +36,7 @@ class Call:
     query: list[tuple[str, str]]
     read: Callable[[], Awaitable[bytes]]
     body: dict[str, Any] = field(default_factory=dict)
-    """What :meth:`content` read, for the ``input`` of refusals; never shown in full."""
+    """What :meth:`content` read, for the ``input`` of refusals."""
 
     async def content(self) -> dict[str, Any]:
         """Return the body, a JSON object. Raises InvalidField, TooLarge."""
@@ -58,17 +60,20 @@ class Answer:
 Handler = Callable[[Call], Awaitable[Answer]]
 
 
-def route(path: str, **handlers: Handler) -> Route:
-    """Serve ``path`` with one handler for each method (``GET=…``); other methods, HEAD too, are 405."""
-    return Route(path, endpoint=Endpoint(handlers))
+def route(path: str, *, echoes: bool = True, **handlers: Handler) -> Route:
+    """Serve ``path`` with one handler for each method (``GET=…``); other methods, HEAD too, are 405.
+
+    ``echoes`` False: a refusal does not repeat what was sent, because it may hold a secret, under any key.
+    """
+    return Route(path, endpoint=Endpoint(handlers, echoes=echoes))
 
 
 class Endpoint:
     """The ASGI application of one path."""
 
-    def __init__(self, handlers: Mapping[str, Handler], *, secret: frozenset[str] = frozenset({"value"})) -> None:
+    def __init__(self, handlers: Mapping[str, Handler], *, echoes: bool) -> None:
         self._handlers = dict(handlers)
-        self._secret = secret
+        self._echoes = echoes
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -99,13 +104,16 @@ class Endpoint:
         for index, entry in enumerate(content["detail"]):
             if index < len(kinds):
                 entry["type"] = kinds[index]
-            if not self._secret & set(call.body):
-                entry["input"] = _input(entry["loc"], call)
+            if self._echoes:
+                entry.update(_input(entry["loc"], call))
         return response._replace(body=dumps(content))
 
 
-def _input(loc: list[str | int], call: Call) -> Any:
-    """Return what the caller gave at ``loc``, or the nearest object around it when it is missing."""
+def _input(loc: list[str | int], call: Call) -> dict[str, Any]:
+    """Return as ``input`` what was given at ``loc``, or the nearest object around it when it is missing.
+
+    Nothing when it is long, or when no JSON can hold it (it was refused for that).
+    """
     place, *steps = loc
     found: Any = call.body if place == "body" else dict(call.query)
     for step in steps:
@@ -113,7 +121,10 @@ def _input(loc: list[str | int], call: Call) -> Any:
             found = found[step]
         except (KeyError, IndexError, TypeError):
             break
-    return found
+    try:
+        return {"input": found} if len(dumps(found)) <= _ECHO_LIMIT else {}
+    except (ValueError, RecursionError):
+        return {}
 
 
 async def _read(request: Request) -> bytes:

@@ -66,8 +66,8 @@ def routes(service: Service[SecretStoreAsyncStub]) -> list[Route]:
         return secrets.written(await service.peer.call(stub.UpdateSecret, request))
 
     return [
-        route(PATH, GET=secrets.list, POST=create),
-        route(PATH + "/{name}", GET=secrets.get, PATCH=update, DELETE=secrets.delete),
+        route(PATH, echoes=False, GET=secrets.list, POST=create),
+        route(PATH + "/{name}", echoes=False, GET=secrets.get, PATCH=update, DELETE=secrets.delete),
     ]
 
 

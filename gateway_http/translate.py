@@ -20,6 +20,8 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from gateway_http.resources import NESTED, Key, Resource
 from junctor.errors import FieldViolation, InvalidField
 
+MAX_NESTING = 128
+"""Levels of a free-form JSON value: any that is taken must also be read by every parser behind us."""
 WRAPPED = {"junctor.v1.StringList", "junctor.v1.ExtraHeaders", "junctor.v1.ServedModelList"}
 """Messages that only make a list or a map optional: REST shows their ``values``."""
 
@@ -232,9 +234,12 @@ class Reader:
         if check is not None and not isinstance(value, check[0]):
             self._bad(where, *check[1:])
             return None
+        if _nested_beyond(value, MAX_NESTING):
+            self._bad(where, "json_nesting", f"Input should be nested at most {MAX_NESTING} deep")
+            return None
         try:
             return dumps(value)
-        except (ValueError, RecursionError):  # NaN and Infinity, lone surrogates, nesting
+        except ValueError:  # Infinity, lone surrogates
             self._bad(where, "json_invalid", "Input should be JSON as RFC 8259 has it")
             return None
 
@@ -275,6 +280,22 @@ def _absent(key: Key, content: Mapping[str, Any]) -> tuple[str, str]:
     if key.name in content:
         return "string_type", "Input should be a valid string"
     return "missing", "Field required"
+
+
+def _nested_beyond(value: Any, most: int) -> bool:
+    """Tell whether a value has more than ``most`` levels, without recursion."""
+    level = [value]
+    for _ in range(most):
+        level = [
+            inner
+            for outer in level
+            if isinstance(outer, dict | list)
+            for inner in (outer.values() if isinstance(outer, dict) else outer)
+            if isinstance(inner, dict | list)
+        ]
+        if not level:
+            return False
+    return True
 
 
 def one_of(names: Iterable[str]) -> str:

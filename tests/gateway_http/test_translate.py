@@ -165,6 +165,17 @@ def test_keys_that_only_servers_set_are_ignored() -> None:
     assert message == models.Model(name="m")
 
 
+def nested(levels: int) -> object:
+    value: object = []
+    for _ in range(levels - 1):
+        value = [value]
+    return value
+
+
+def test_nesting_is_allowed_up_to_the_limit() -> None:
+    assert json.loads(written(MODEL, {"name": "m", "prompt": nested(128)}).prompt) == nested(128)
+
+
 def written(resource: Resource, given: dict[str, object]) -> Message:
     reader = Reader(given)
     message = reader.read(resource.message(), resource.settable)
@@ -189,6 +200,7 @@ def written(resource: Resource, given: dict[str, object]) -> Message:
         pytest.param(MODEL, {"custom_fields": []}, "custom_fields", "dict_type", id="list for object"),
         pytest.param(MODEL, {"custom_fields": {"a": "\ud800"}}, "custom_fields", "json_invalid", id="json surrogate"),
         pytest.param(MODEL, {"custom_fields": {"a": float("inf")}}, "custom_fields", "json_invalid", id="infinity"),
+        pytest.param(MODEL, {"prompt": nested(129)}, "prompt", "json_nesting", id="nested too deep"),
         pytest.param(MODEL, {"backend_format": "NIM"}, "backend_format", "enum", id="unknown enum name"),
         pytest.param(MODEL, {"backend_format": "UNSPECIFIED"}, "backend_format", "enum", id="the zero of an enum"),
         pytest.param(MODEL, {"backend_format": 1}, "backend_format", "enum", id="enum by number"),
