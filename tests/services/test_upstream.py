@@ -676,8 +676,14 @@ def test_a_head_answer_has_no_body_and_its_connection_is_not_used_again(run: Run
 
 @pytest.mark.parametrize(
     ("answer", "length"),
-    [(OK, 2), (CHUNKED + chunk(b""), None), (head(204), 0), (head(103) + OK, 2)],
-    ids=["length", "chunked", "204", "interim first"],
+    [
+        (OK, 2),
+        (CHUNKED + chunk(b""), None),
+        (head(204), 0),
+        (head(103) + OK, 2),
+        (head(103, ("content-length", "9")) + CHUNKED + chunk(b""), None),
+    ],
+    ids=["length", "chunked", "204", "interim first", "interim with a length first"],
 )
 async def test_the_receiver_is_told_the_length(answer: bytes, length: int | None) -> None:
     async with ScriptedUpstream() as up:
