@@ -22,7 +22,7 @@ from junctor.v1 import provider_registry_pb2 as pb
 from junctor.v1 import secrets_pb2 as spb
 from junctor.v1 import workspaces_pb2 as wpb
 from services.access_control.service import AccessControlService
-from services.provider_registry.discovery import Pace
+from services.provider_registry.attempt import Pace
 from services.provider_registry.secrets import Keyring
 from services.provider_registry.service import ProviderRegistryService
 from services.runtime.addresses import AddressPolicy
@@ -76,7 +76,6 @@ class Plane:
     def __post_init__(self) -> None:
         self.providers = provider_registry_pb2_grpc.ProviderRegistryStub(self.public.channel)
         self.secrets = secrets_pb2_grpc.SecretStoreStub(self.public.channel)
-        self.access = secrets_pb2_grpc.SecretAccessStub(self.public.channel)
         self.workspaces = workspaces_pb2_grpc.WorkspacesStub(self.access_control.channel)
 
     async def create(self, name: str, host_url: str, *, workspace: str = "default", **fields: Any) -> pb.Provider:

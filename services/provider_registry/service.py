@@ -8,8 +8,9 @@ from junctor.channel import Peer
 from junctor.errors import WorkspaceMissing
 from junctor.v1 import provider_registry_pb2_grpc, secrets_pb2_grpc
 from services.provider_registry import seed as seeds
+from services.provider_registry.attempt import Attempts, Pace
 from services.provider_registry.by_hand import StatusByHand
-from services.provider_registry.discovery import Discovery, Pace
+from services.provider_registry.discovery import Discovery
 from services.provider_registry.discovery_client import ModelLister
 from services.provider_registry.schedule import Schedule
 from services.provider_registry.secret_servicer import SecretAccessServicer, SecretStoreServicer
@@ -82,9 +83,10 @@ class ProviderRegistryService:
         await self._database.migrate(MIGRATIONS)
         if self._seed:
             await seeds.seed(self._providers)
-        discovery = Discovery(
+        attempts = Attempts(
             self._providers, self._secrets, lister=ModelLister(self._networks), sync=self._sync, pace=self._pace
         )
+        discovery = Discovery(self._schedule, self._feed, attempts, concurrency=self._pace.concurrency)
         self._tasks.start(self._workspaces.follower.run())
         self._tasks.start(compact_forever(self._feed))
         self._tasks.start(discovery.run())

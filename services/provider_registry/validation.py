@@ -238,8 +238,9 @@ def _check_connection(bad: Violations, provider: pb.Provider, fields: Collection
 def _path_rule(path: str) -> str | None:
     if len(path) > URL_LIMIT or not _PATH.fullmatch(path) or _ENCODED_DANGER.search(path):
         return f"must have a path of at most {URL_LIMIT} URL characters, without query and fragment"
-    segments = re.sub("%2e", ".", path.strip("/"), flags=re.IGNORECASE).split("/")
-    if path.strip("/") and "" in segments:
+    inner = path.removeprefix("/").rstrip("/")
+    segments = re.sub("%2e", ".", inner, flags=re.IGNORECASE).split("/")
+    if inner and "" in segments:
         return "must not have an empty segment in its path"
     if any(segment.partition(";")[0] in (".", "..") for segment in segments):
         return "must not have '.' or '..' as a segment of its path"

@@ -1,0 +1,230 @@
+"""Secrets: what is returned, what is stored, and who may see a value."""
+
+import asyncio
+import logging
+import os
+import stat
+from contextlib import aclosing
+
+import pytest
+import pytest_asyncio
+
+from junctor.errors import (
+    CredentialUnavailable,
+    InvalidField,
+    ResourceExists,
+    ResourceNotFound,
+    StaleVersion,
+    Unauthenticated,
+    WorkspaceMissing,
+)
+from junctor.v1 import secrets_pb2 as pb
+from junctor.v1 import secrets_pb2_grpc, watch_pb2
+from services.provider_registry.schedule import Schedule
+from services.provider_registry.secret_store import SecretStore
+from services.provider_registry.secrets import Keyring, add_key
+from services.provider_registry.store import MIGRATIONS
+from services.runtime.auth import Secret
+from services.runtime.changes import Feed
+from services.runtime.db import open_database
+from tests.provider_plane import running
+
+VALUE = "sk-a-value-that-nobody-must-see-0123456789"
+
+
+@pytest_asyncio.fixture
+async def plane(tmp_path):
+    async with running(tmp_path) as running_plane:
+        yield running_plane
+
+
+def get(plane, name, workspace="default"):
+    return plane.public.call(plane.secrets.GetSecret, pb.GetSecretRequest(workspace=workspace, name=name))
+
+
+def update(plane, name, **fields):
+    return plane.public.call(
+        plane.secrets.UpdateSecret, pb.UpdateSecretRequest(workspace="default", name=name, **fields)
+    )
+
+
+def delete(plane, name):
+    return plane.public.call(plane.secrets.DeleteSecret, pb.DeleteSecretRequest(workspace="default", name=name))
+
+
+async def access(plane, name, *, peer=None):
+    peer = peer or plane.internal
+    stub = secrets_pb2_grpc.SecretAccessStub(peer.channel)
+    return await peer.call(stub.AccessSecret, pb.AccessSecretRequest(workspace="default", name=name))
+
+
+async def test_a_value_goes_in_and_comes_out_only_where_the_token_is_shown(plane):
+    created = await plane.secret("k1", VALUE)
+    assert (created.workspace, created.name, created.value_version) == ("default", "k1", 1)
+    assert created.id.startswith("secret-")
+    assert VALUE not in str(created) + str(await get(plane, "k1"))
+    answer = await access(plane, "k1")
+    assert (answer.value, answer.value_version) == (VALUE, 1)
+    assert answer.resource_version == created.resource_version
+    with pytest.raises(Unauthenticated):
+        await access(plane, "k1", peer=plane.public)
+
+
+async def test_a_new_value_is_a_new_version_and_a_description_is_not(plane):
+    await plane.secret("k1", VALUE)
+    assert (await update(plane, "k1", description="mine")).value_version == 1
+    changed = await update(plane, "k1", value="another")
+    assert (changed.value_version, changed.description) == (2, "mine")
+    assert (await access(plane, "k1")).value == "another"
+
+
+async def test_a_stale_update_is_refused(plane):
+    created = await plane.secret("k1", VALUE)
+    await update(plane, "k1", value="two")
+    with pytest.raises(StaleVersion):
+        await update(plane, "k1", value="three", resource_version=created.resource_version)
+    assert (await access(plane, "k1")).value == "two"
+
+
+async def test_a_deleted_secret_is_gone_and_a_new_one_of_its_name_is_another(plane):
+    first = await plane.secret("k1", VALUE)
+    await delete(plane, "k1")
+    for call in (get(plane, "k1"), access(plane, "k1"), delete(plane, "k1"), update(plane, "k1", value="x")):
+        with pytest.raises(ResourceNotFound, match=r"^Secret default/k1 not found$"):
+            await call
+    second = await plane.secret("k1", "another")
+    assert second.id != first.id
+    assert second.value_version == 1
+
+
+async def test_names_are_taken_once_in_a_workspace(plane):
+    await plane.secret("k1", VALUE)
+    with pytest.raises(ResourceExists, match=r"^Secret 'default/k1' already exists$"):
+        await plane.secret("k1", "another")
+    await plane.secret("k1", "another", workspace="system")
+    assert (await access(plane, "k1")).value == VALUE
+    with pytest.raises(WorkspaceMissing, match=r"^Workspace 'nope' does not exist"):
+        await plane.secret("k1", VALUE, workspace="nope")
+
+
+@pytest.mark.parametrize(
+    "value", ["", "a\nb", "a\rb", "a\0b", "a\tb", "\x7f", "x" * 65_537, "é" * 32_769], ids=lambda v: repr(v[:3])
+)
+async def test_a_value_that_no_header_can_carry_is_refused_without_being_shown(plane, value):
+    with pytest.raises(InvalidField) as caught:
+        await plane.secret("k1", value)
+    assert [violation.field for violation in caught.value.violations] == ["value"]
+    assert not value or value not in caught.value.message
+    await plane.secret("k1", VALUE)
+    with pytest.raises(InvalidField):
+        await update(plane, "k1", value=value)
+
+
+async def test_the_largest_value_is_taken(plane):
+    await plane.secret("k1", "x" * 65_536)
+    assert len((await access(plane, "k1")).value) == 65_536
+
+
+async def test_every_bad_field_is_named_at_once(plane):
+    request = pb.CreateSecretRequest(secret=pb.Secret(workspace="default", name="Bad", description="d" * 1001))
+    with pytest.raises(InvalidField) as caught:
+        await plane.public.call(plane.secrets.CreateSecret, request)
+    assert [v.field for v in caught.value.violations] == ["name", "description", "value"]
+
+
+async def test_a_request_id_makes_a_create_idempotent(plane):
+    request = pb.CreateSecretRequest(secret=pb.Secret(workspace="default", name="k1"), value=VALUE, request_id="once")
+    first = await plane.public.call(plane.secrets.CreateSecret, request)
+    assert await plane.public.call(plane.secrets.CreateSecret, request) == first
+
+
+async def test_lists_have_pages_of_ten_and_no_values(plane):
+    for number in range(12):
+        await plane.secret(f"k{number:02}", VALUE)
+    page = await plane.public.call(plane.secrets.ListSecrets, pb.ListSecretsRequest(workspace="default"))
+    assert (len(page.secrets), page.total_size) == (10, 12)
+    assert VALUE not in str(page)
+    chosen = await plane.public.call(
+        plane.secrets.ListSecrets, pb.ListSecretsRequest(workspace="-", filter='name:"k11"', order_by="-name")
+    )
+    assert [secret.name for secret in chosen.secrets] == ["k11"]
+
+
+async def test_a_watch_tells_of_every_change_and_of_no_value(plane):
+    await plane.secret("k1", VALUE)
+    seen = []
+    async with aclosing(plane.public.stream(plane.secrets.WatchSecrets, watch_pb2.WatchRequest())) as events:
+        async for event in events:
+            if event.type != watch_pb2.WATCH_EVENT_TYPE_HEARTBEAT:
+                seen.append(event)
+            if event.type == watch_pb2.WATCH_EVENT_TYPE_SYNCED:
+                await update(plane, "k1", value="another")
+                await delete(plane, "k1")
+            if event.type == watch_pb2.WATCH_EVENT_TYPE_DELETED:
+                break
+    assert [(event.type, event.resource.value_version) for event in seen] == [
+        (watch_pb2.WATCH_EVENT_TYPE_UPSERTED, 1),
+        (watch_pb2.WATCH_EVENT_TYPE_SYNCED, 0),
+        (watch_pb2.WATCH_EVENT_TYPE_UPSERTED, 2),
+        (watch_pb2.WATCH_EVENT_TYPE_DELETED, 2),
+    ]
+    assert VALUE not in str(seen)
+
+
+async def test_no_file_and_no_log_line_ever_has_a_value(tmp_path, caplog):
+    caplog.set_level(logging.DEBUG)
+    async with running(tmp_path) as plane:
+        await plane.secret("k1", VALUE)
+        await plane.create("up1", "http://127.0.0.1:9", api_key_secret_name="k1")
+        await plane.becomes("up1", lambda p: "failed" in p.status_message)
+        with pytest.raises(ResourceExists):
+            await plane.secret("k1", VALUE)
+        await update(plane, "k1", value=VALUE + "2")
+        files = [path for path in tmp_path.rglob("*") if path.is_file()]
+        assert any(path.suffix == ".sqlite" for path in files)
+        assert any(b"up1" in path.read_bytes() for path in files)
+        assert not any(VALUE.encode() in path.read_bytes() for path in files)
+    assert not any(VALUE in str(vars(record)) for record in caplog.records)
+
+
+async def test_a_restart_with_the_same_key_file_reads_the_values(tmp_path):
+    async with running(tmp_path) as plane:
+        await plane.secret("k1", VALUE)
+    key_file = tmp_path / "config" / "secret.key"
+    assert stat.S_IMODE(os.stat(key_file).st_mode) == 0o600
+    async with running(tmp_path) as plane:
+        assert (await access(plane, "k1")).value == VALUE
+
+
+async def test_with_another_key_file_the_value_is_unavailable_and_says_why(tmp_path):
+    async with running(tmp_path) as plane:
+        await plane.secret("k1", VALUE)
+    (tmp_path / "config" / "secret.key").unlink()
+    async with running(tmp_path) as plane:
+        with pytest.raises(CredentialUnavailable, match="is not in the secret key file"):
+            await access(plane, "k1")
+        assert (await get(plane, "k1")).name == "k1"
+
+
+async def test_a_value_can_be_read_while_and_after_its_key_is_replaced(tmp_path):
+    path = tmp_path / "secret.key"
+    database = open_database(f"sqlite:///{tmp_path / 'store.sqlite'}", schema="provider_registry")
+    await database.migrate(MIGRATIONS)
+    keyring = Keyring.load_or_create(path)
+    store = SecretStore(Feed(database), keyring, Schedule(database))
+    try:
+        for number in range(3):
+            secret = pb.Secret(workspace="default", name=f"k{number}", value_version=1)
+            await store.create_secret(secret, Secret(f"{VALUE}{number}"))
+        old = path.read_text()
+        add_key(path)
+        keyring.reload()
+        assert await store.rewrap() == 3
+        assert await store.rewrap() == 0
+        path.write_text(path.read_text().removeprefix(old))
+        fresh = SecretStore(Feed(database), Keyring.load_or_create(path), Schedule(database))
+        values = await asyncio.gather(*(fresh.reveal("default", f"k{number}") for number in range(3)))
+        assert [value.reveal() for _, value in values] == [f"{VALUE}{number}" for number in range(3)]
+        assert [secret.value_version for secret, _ in values] == [1, 1, 1]
+    finally:
+        await database.close()
