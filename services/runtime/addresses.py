@@ -157,9 +157,7 @@ class AddressPolicy:
         if network in self.allowed:
             return
         if network.value in _CHOICES:
-            raise AddressRefused(
-                f"The provider's address is {network.value}, which this deployment does not allow."
-            )
+            raise AddressRefused(f"The provider's address is {network.value}, which this deployment does not allow.")
         raise AddressRefused(f"The provider's address is {network.value}; such addresses are never allowed.")
 
 
