@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
+from junctor.errors import ResourceExists
 from junctor.v1 import provider_registry_pb2 as pb
 from services.provider_registry.store import ProviderStore
 
@@ -15,21 +18,18 @@ WAITING = f"Waiting for its API key. Run: junctor secrets create {SECRET_NAME} -
 
 async def seed(store: ProviderStore) -> None:
     """Create the provider unless it is there; what a user made of it stays."""
-    async with store.transaction() as tx:
-        if await store.find(tx, WORKSPACE, NAME) is None:
-            await store.insert(
-                tx,
-                pb.Provider(
-                    workspace=WORKSPACE,
-                    name=NAME,
-                    description="Models hosted by NVIDIA (build.nvidia.com).",
-                    host_url=HOST_URL,
-                    api_key_secret_name=SECRET_NAME,
-                    status=pb.PROVIDER_STATUS_PENDING,
-                    status_message=WAITING,
-                    auth_context=pb.AuthContext(),
-                ),
-            )
+    provider = pb.Provider(
+        workspace=WORKSPACE,
+        name=NAME,
+        description="Models hosted by NVIDIA (build.nvidia.com).",
+        host_url=HOST_URL,
+        api_key_secret_name=SECRET_NAME,
+        status=pb.PROVIDER_STATUS_PENDING,
+        status_message=WAITING,
+        auth_context=pb.AuthContext(),
+    )
+    with suppress(ResourceExists):
+        await store.create(provider)
 
 
 def may_lack_its_secret(workspace: str, name: str, secret: str) -> bool:

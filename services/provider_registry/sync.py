@@ -7,7 +7,7 @@ import logging
 from collections.abc import Iterable
 
 from junctor.channel import Peer
-from junctor.errors import JunctorError
+from junctor.errors import JunctorError, Unavailable
 from junctor.v1 import model_registry_pb2 as pb
 from junctor.v1 import model_registry_pb2_grpc
 from junctor.v1 import provider_registry_pb2 as providers_pb
@@ -73,25 +73,28 @@ async def clear_tombstones(schedule: Schedule, feed: Feed, sync: ModelSync) -> N
     try:
         while True:
             waiter.clear()
-            try:
-                waiting = await schedule.tombstones(limit=_BATCH)
-                acknowledged = await _clear(waiting, sync)
-                if acknowledged:
-                    await schedule.forget(acknowledged)
-            except Exception:  # noqa: BLE001 - the store may be away for a moment; tombstones do not get lost
-                _log.exception("could not work off the deleted providers")
-                waiting, acknowledged = [], []
-                retry = _LAST_RETRY
-            if waiting and len(acknowledged) == len(waiting):
+            if await _work_off(schedule, sync):
                 retry = _FIRST_RETRY
-                continue  # there may be more
-            if waiting or retry == _LAST_RETRY:
+                await waiter.wait()
+            else:
                 await asyncio.sleep(retry)
                 retry = min(2 * retry, _LAST_RETRY)
-            else:
-                await waiter.wait()
     finally:
         feed.unsubscribe(waiter)
+
+
+async def _work_off(schedule: Schedule, sync: ModelSync) -> bool:
+    """Withdraw what can be withdrawn now; tell whether nothing is left."""
+    try:
+        while waiting := await schedule.tombstones(limit=_BATCH):
+            acknowledged = await _clear(waiting, sync)
+            await schedule.forget(acknowledged)
+            if len(acknowledged) < len(waiting):
+                return False
+    except Exception:  # noqa: BLE001 - the store may be away for a moment; tombstones do not get lost
+        _log.exception("could not work off the deleted providers")
+        return False
+    return True
 
 
 async def _clear(tombstones: list[Tombstone], sync: ModelSync) -> list[Tombstone]:
@@ -104,6 +107,8 @@ async def _clear(tombstones: list[Tombstone], sync: ModelSync) -> list[Tombstone
                 "the model registry could not be told of a deleted provider, will retry",
                 extra={"provider": f"{tombstone.workspace}/{tombstone.name}", "reason": error.reason},
             )
-            break  # most likely it is away: the others would only wait in turn
-        acknowledged.append(tombstone)
+            if isinstance(error, Unavailable):
+                break  # the others would only wait in turn
+        else:
+            acknowledged.append(tombstone)
     return acknowledged
