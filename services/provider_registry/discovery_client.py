@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from ipaddress import ip_address
 
 import httpcore
@@ -32,6 +32,14 @@ _NETWORK_ERRORS = (
     httpcore.TimeoutException,
     httpcore.ProtocolError,
     httpcore.ProxyError,
+)
+
+_BROKE = "the connection broke before its answer was complete"
+_REASONS: tuple[tuple[type[Exception], str], ...] = (
+    (httpcore.ProxyError, "its proxy refused the connection"),
+    (httpcore.ConnectTimeout, "it does not accept connections in time"),
+    (httpcore.ConnectError, "it does not accept connections"),
+    (httpcore.ProtocolError, "its answer broke off or is not HTTP"),
 )
 
 Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
@@ -185,17 +193,16 @@ def _refusal(status: int) -> str:
     return f"it answered {status}"
 
 
-def _why(error: Exception) -> str:
-    if isinstance(error.__cause__, ssl.SSLCertVerificationError):
+def _why(error: BaseException) -> str:
+    causes = list(_chain(error))
+    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
         return "its TLS certificate cannot be trusted"
-    if isinstance(error, ssl.SSLError) or isinstance(error.__cause__, ssl.SSLError):
+    if any(isinstance(cause, ssl.SSLError) for cause in causes):
         return "TLS could not be agreed on"
-    if isinstance(error, httpcore.ProxyError):
-        return "its proxy refused the connection"
-    if isinstance(error, httpcore.ConnectTimeout):
-        return "it does not accept connections in time"
-    if isinstance(error, httpcore.ConnectError):
-        return "it does not accept connections"
-    if isinstance(error, httpcore.ProtocolError):
-        return "its answer broke off or is not HTTP"
-    return "the connection broke before its answer was complete"
+    return next((text for kind, text in _REASONS if isinstance(error, kind)), _BROKE)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    while error is not None:
+        yield error
+        error = error.__cause__ or error.__context__
