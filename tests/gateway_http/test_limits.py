@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from gateway_http.limits import Limits, Refused, RequestHead, read_head
-from tests.gateway_http.edge import post, serving, status_of
+from tests.gateway_http.edge import post, serving, status_of, until
 
 INFERENCE, APP = "/v1/chat/completions", "/app"
 ROUTES = pytest.mark.parametrize("path", [INFERENCE, APP], ids=["inference", "app"])
@@ -255,6 +256,19 @@ async def test_lingering_connection_is_closed() -> None:
     async with serving(limits=QUICK) as edge, edge.client() as client:
         client.send(raw(b"content-length: 99999999999"))
         assert status_of(await client.rest()) == 413
+        await until(lambda: edge.connections == 0)
+
+
+async def test_refused_body_silences_the_app_that_was_reading_it() -> None:
+    async def hasty(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"2")]})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+    async with serving(app=hasty) as edge:
+        answer = await edge.exchange(raw(CHUNKED, path=APP, body=b"bad\n"))
+    assert status_of(answer) == 400
+    assert answer.count(b"HTTP/1.1") == 1
 
 
 def test_head_that_passes_is_taken_apart() -> None:

@@ -65,6 +65,24 @@ async def test_second_pipelined_request_waits_for_the_first() -> None:
         assert [(await client.answer()).body[-1:] for _ in range(3)] == [b"1", b"2", b"3"]
 
 
+async def test_reading_ahead_is_bounded_while_an_answer_is_under_way() -> None:
+    gate = asyncio.Event()
+
+    async def script(call: Call, sink: Sink) -> Outcome:
+        await gate.wait()
+        return await echo(call, sink)
+
+    async with serving(script) as edge, edge.client() as client:
+        client.send(post(body=b"1"))
+        await until(lambda: len(edge.invoker.calls) == 1)
+        client.send(post(body=b"2" * 3_000_000))
+        (connection,) = edge.server.server_state.connections
+        await until(lambda: connection.flow.read_paused)
+        gate.set()
+        assert (await client.answer()).body.endswith(b"? 1")
+        assert len((await client.answer()).body) > 3_000_000
+
+
 @pytest.mark.parametrize("path", [OPENAI, "/app"], ids=["inference", "app"])
 @pytest.mark.parametrize("chunked", [False, True], ids=["length", "chunked"])
 async def test_request_may_arrive_byte_by_byte(path: str, chunked: bool) -> None:
@@ -199,7 +217,8 @@ async def test_expect_100_continue_is_answered_before_the_body() -> None:
     raw = post(OPENAI, b"hello", "Expect: 100-continue")
     async with serving() as edge, edge.client() as client:
         client.send(raw[:-5])
-        assert await client.reader.readuntil(b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        interim = await asyncio.wait_for(client.reader.readuntil(b"\r\n\r\n"), 5)
+        assert interim == b"HTTP/1.1 100 Continue\r\n\r\n"
         client.send(b"hello")
         assert (await client.answer()).body.endswith(b"hello")
 
