@@ -181,6 +181,24 @@ def test_replacing_changes_only_the_value(
     assert replace_model(body, read_body(body), "new") == text("new")
 
 
+MEMBERS = st.tuples(
+    st.sampled_from([b'"model"', b'"b"', b'"mod\\u0065l"']),
+    st.sampled_from([b'"a"', b"1", b'"a","b":1', b'{"b":1}', b'{"x":1,"b":2}', b'"aaaaaaaaaaaa"', b"11111111"]),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(MEMBERS, max_size=6), st.sampled_from([b"", b" "]))
+def test_no_reader_sees_another_model_whatever_occurs_twice(members: list[tuple[bytes, bytes]], space: bytes) -> None:
+    parts = [*(name + b":" + value for name, value in members), b'"model":"last"']
+    for at in range(len(parts)):
+        body = b"{" + b",".join([space + parts[-1], *parts[:at], *parts[at:]]) + b"}"
+        pairs: list[tuple[str, object]] = json.loads(
+            replace_model(body, read_body(body), "new"), object_pairs_hook=lambda found: found
+        )
+        assert [value for key, value in pairs if key == "model"] == ["new"]
+
+
 @pytest.mark.parametrize(
     ("body", "extras", "expected"),
     [

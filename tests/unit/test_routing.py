@@ -58,6 +58,7 @@ WORLD = catalog(
         *(model("locked", "default/locked"), model("alias", LLAMA), model("empty")),
         model("pinned", targets=(Target(provider="default/a", upstream_id="gpt-4o"), Target(provider="default/no"))),
         model("weights", targets=(Target(entity=LLAMA, weight=0), Target(entity="default/gpt-4o"))),
+        model("twice", targets=(Target(entity=LLAMA), Target(entity=LLAMA)), fallbacks=("alias",)),
         model("falls", "default/off-model", fallbacks=("loop", "gone", "alias")),
         model("loop", "default/gpt-4o", fallbacks=("falls",)),
         VirtualModel("other", "gpt-4o", "other/gpt-4o"),
@@ -81,6 +82,7 @@ GPT = [("default/a", "gpt-4o", "default/gpt-4o")]
         pytest.param(Route.OPENAI, "alias", BOTH, id="alias-shows-the-entity"),
         pytest.param(Route.OPENAI, "pinned", GPT, id="pinned"),
         pytest.param(Route.OPENAI, "weights", GPT, id="weight-0"),
+        pytest.param(Route.OPENAI, "twice", BOTH, id="each-once"),
         pytest.param(Route.OPENAI, "falls", [*GPT, *BOTH], id="fallbacks"),
         pytest.param(Route.MODEL, "gpt-4o", GPT, id="model-route"),
         pytest.param(Route.PLAIN, "gpt-4o", GPT, id="plain-bare"),
@@ -165,9 +167,9 @@ def test_the_provider_route_needs_no_ready() -> None:
 
 
 def test_lists_what_can_be_called_by_name() -> None:
-    names = ["alias", "falls", "gpt-4o", "loop", "meta-llama-3", "pinned", "weights", "x1", "x2"]
+    names = ["alias", "falls", "gpt-4o", "loop", "meta-llama-3", "pinned", "twice", "weights", "x1", "x2"]
     assert [each.name for each in served_models(WORLD, "default")] == names
-    assert [each.workspace for each in served_models(WORLD, None)] == ["default"] * 9 + ["other"]
+    assert [each.workspace for each in served_models(WORLD, None)] == ["default"] * 10 + ["other"]
     assert served_models(WORLD, "nowhere") == []
 
 
