@@ -49,7 +49,12 @@ class ModelRegistryService:
         await self._database.migrate(MIGRATIONS)
         self._tasks.start(self._workspaces.follower.run())
         self._tasks.start(compact_forever(self._stores.feed))
-        self._tasks.start(drop_deleted_workspaces(self._workspaces, self._changed, self._stores.drop_workspaces_except))
+        self._tasks.start(drop_deleted_workspaces(self._workspaces, self._changed, self._drop_workspaces_except))
+
+    async def _drop_workspaces_except(self, listed: frozenset[str]) -> None:
+        gone = await self._workspaces.gone(await self._stores.workspaces() - listed)
+        if gone:
+            await self._stores.drop_workspaces(gone)
 
     async def ready(self) -> bool:
         """Tell whether requests would be served."""

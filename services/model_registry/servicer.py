@@ -8,9 +8,10 @@ from typing import Any
 from junctor import filters
 from junctor.v1 import model_registry_pb2 as pb
 from junctor.v1 import model_registry_pb2_grpc, watch_pb2
-from services.model_registry.store import MODEL_WRITABLE, ModelStores, copy_fields
+from services.model_registry.store import MODEL_WRITABLE, ModelStores
 from services.model_registry.sync import ProviderSyncer
-from services.model_registry.validation import check_model
+from services.model_registry.validation import check_model, check_sync
+from services.runtime.fields import copy_fields
 from services.runtime.masks import masked
 from services.runtime.paging import ListQuery
 from services.runtime.watch import Watcher
@@ -81,6 +82,7 @@ class ProviderSyncServicer(model_registry_pb2_grpc.ProviderSyncServicer):
         self._syncer = ProviderSyncer(stores)
 
     async def SyncProvider(self, request: pb.SyncProviderRequest, context: Any) -> pb.SyncProviderResponse:
+        check_sync(request)
         if request.models:  # a set for a workspace that was just deleted must not bring it back to life
             await self._workspaces.require(request.workspace)
         revision, applied = await self._syncer.apply(request)

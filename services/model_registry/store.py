@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from pathlib import Path
 
+import sqlalchemy as sa
 from google.protobuf.message import Message
 
 from junctor.v1 import model_registry_pb2 as pb
@@ -91,6 +91,17 @@ VIRTUAL_MODEL_WRITABLE = (
 """Fields of a virtual model that a caller may write."""
 
 
+SERVED = sa.Table(
+    "served",
+    sa.MetaData(),
+    sa.Column("workspace", sa.String, primary_key=True),
+    sa.Column("entity", sa.String, primary_key=True),
+    sa.Column("provider_id", sa.String, primary_key=True),
+    sa.Column("provider", sa.String),
+)
+"""Which provider serves which entity, as of each provider's last sync."""
+
+
 class ModelStores:
     """The tables of one model registry; they share the change feed."""
 
@@ -99,23 +110,14 @@ class ModelStores:
         self.models: ResourceStore[pb.Model] = ResourceStore(feed, MODEL)
         self.virtual_models: ResourceStore[vpb.VirtualModel] = ResourceStore(feed, VIRTUAL_MODEL)
 
-    async def drop_workspaces_except(self, existing: frozenset[str]) -> None:
-        """Remove everything that lies in a workspace that is no more."""
+    async def workspaces(self) -> set[str]:
+        """Return the workspaces that something lies in."""
+        return await self.models.workspaces() | await self.virtual_models.workspaces()
+
+    async def drop_workspaces(self, gone: frozenset[str]) -> None:
+        """Remove everything that lies in deleted workspaces."""
         async with self.models.transaction() as tx:
-            await self.models.drop_workspaces_except(tx, existing)
-            await self.virtual_models.drop_workspaces_except(tx, existing)
-
-
-def copy_fields(source: Message, target: Message, fields: Iterable[str]) -> None:
-    """Make ``fields`` of ``target`` what they are in ``source``; one that is not set there is cleared."""
-    for name in fields:
-        target.ClearField(name)
-        descriptor = source.DESCRIPTOR.fields_by_name[name]
-        if descriptor.is_repeated:
-            getattr(target, name).MergeFrom(getattr(source, name))
-        elif descriptor.has_presence and not source.HasField(name):
-            continue
-        elif descriptor.message_type is not None:
-            getattr(target, name).CopyFrom(getattr(source, name))
-        else:
-            setattr(target, name, getattr(source, name))
+            await self.models.drop_workspaces(tx, gone)
+            await self.virtual_models.drop_workspaces(tx, gone)
+            # Else a provider that is no more would keep a recreated workspace's virtual models alive.
+            await tx.execute(sa.delete(SERVED).where(SERVED.c.workspace.in_(gone)))

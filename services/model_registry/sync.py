@@ -12,24 +12,15 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from junctor import names
 from junctor.v1 import model_registry_pb2 as pb
 from junctor.v1 import virtual_models_pb2 as vpb
-from services.model_registry.store import ModelStores
+from services.model_registry.store import SERVED, ModelStores
 
-_META = sa.MetaData()
 SYNCS = sa.Table(
     "syncs",
-    _META,
+    sa.MetaData(),
     sa.Column("provider_id", sa.String, primary_key=True),
     sa.Column("workspace", sa.String),
     sa.Column("provider", sa.String),
     sa.Column("revision", sa.BigInteger),
-)
-SERVED = sa.Table(
-    "served",
-    _META,
-    sa.Column("workspace", sa.String, primary_key=True),
-    sa.Column("entity", sa.String, primary_key=True),
-    sa.Column("provider_id", sa.String, primary_key=True),
-    sa.Column("provider", sa.String),
 )
 
 

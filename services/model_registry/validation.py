@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 from google.protobuf.message import Message
 
@@ -16,27 +17,32 @@ _TARGETS_LIMIT = 64
 _FALLBACKS_LIMIT = 8
 _WEIGHT_LIMIT = 1_000_000
 _TIER_LIMIT = 100
+_ID_LIMIT = 64
 
 
-def check_model(model: pb.Model, fields: Iterable[str], *, new: bool) -> None:
+def check_model(model: pb.Model, fields: Iterable[str], *, new: bool) -> None:  # noqa: C901 - a flat table
     """Check the fields that are to be written. Raises InvalidField with every bad one."""
     bad = Violations()
     if new:
         bad.name("name", model.name)
-    written = set(fields)
-    if "description" in written:
-        bad.description(model.description)
-    for field in written & {"project", "base_model", "fileset", "finetuning_type"}:
-        bad.text(field, getattr(model, field), limit=_TEXT_LIMIT)
-    for field in written & {"custom_fields", "spec", "ownership"}:
-        _json(bad, model, field, kind=dict)
-    if "adapters" in written:
-        _json(bad, model, "adapters", kind=list)
-    if "prompt" in written:
-        _json(bad, model, "prompt", kind=object)
-    if "model_providers" in written:
-        for index, reference in enumerate(model.model_providers):
-            _reference(bad, f"model_providers[{index}]", reference)
+    for field in fields:
+        match field:
+            case "description":
+                bad.description(model.description)
+            case "project" | "base_model" | "fileset" | "finetuning_type":
+                bad.text(field, getattr(model, field), limit=_TEXT_LIMIT)
+            case "custom_fields" | "spec" | "ownership":
+                _json(bad, model, field, kind=dict)
+            case "adapters":
+                _json(bad, model, field, kind=list)
+            case "prompt":
+                _json(bad, model, field, kind=object)
+            case "backend_format":
+                _known(bad, field, model.backend_format, pb.BackendFormat)
+            case "api_endpoint":
+                _endpoint(bad, model.api_endpoint)
+            case "model_providers":
+                _references(bad, field, model.model_providers)
     bad.done()
 
 
@@ -45,23 +51,38 @@ def check_virtual_model(virtual: vpb.VirtualModel, fields: Iterable[str], *, new
     bad = Violations()
     if new:
         bad.name("name", virtual.name)
-    written = set(fields)
-    if "description" in written:
-        bad.description(virtual.description)
-    if "project" in written:
-        bad.text("project", virtual.project, limit=_TEXT_LIMIT)
-    if "default_model_entity" in written and virtual.default_model_entity:
-        _reference(bad, "default_model_entity", virtual.default_model_entity)
-    for field in written & {"models", "request_middleware", "response_middleware", "post_response_middleware"}:
-        _json(bad, virtual, field, kind=list)
-    if "override_proxy" in written:
-        _json(bad, virtual, "override_proxy", kind=object)
-    if "routing" in written and virtual.HasField("routing"):
-        _routing(bad, virtual.name, virtual.routing)
+    for field in fields:
+        match field:
+            case "description":
+                bad.description(virtual.description)
+            case "project":
+                bad.text(field, virtual.project, limit=_TEXT_LIMIT)
+            case "default_model_entity" if virtual.default_model_entity:
+                _reference(bad, field, virtual.default_model_entity)
+            case "models" | "request_middleware" | "response_middleware" | "post_response_middleware":
+                _json(bad, virtual, field, kind=list)
+            case "override_proxy":
+                _json(bad, virtual, field, kind=object)
+            case "routing":
+                _routing(bad, virtual.name, virtual.routing)
+    bad.done()
+
+
+def check_sync(request: pb.SyncProviderRequest) -> None:
+    """Check what a provider is said to serve. Raises InvalidField with every bad name."""
+    bad = Violations()
+    bad.name("workspace", request.workspace)
+    bad.name("provider", request.provider)
+    if not 0 < len(request.provider_id) <= _ID_LIMIT:
+        bad.add("provider_id", f"must be 1 to {_ID_LIMIT} characters")
+    for index, model in enumerate(request.models):
+        bad.name(f"models[{index}].entity", model.entity)
     bad.done()
 
 
 def _routing(bad: Violations, name: str, routing: vpb.Routing) -> None:
+    _known(bad, "routing.policy", routing.policy, vpb.RoutingPolicy)
+    _known(bad, "routing.retry", routing.retry, vpb.RetryPolicy)
     if len(routing.targets) > _TARGETS_LIMIT:
         bad.add("routing.targets", f"must be at most {_TARGETS_LIMIT}")
     if len(routing.fallbacks) > _FALLBACKS_LIMIT:
@@ -90,25 +111,38 @@ def _target(bad: Violations, field: str, target: vpb.RoutingTarget) -> None:
         bad.add(f"{field}.tier", f"must be between 0 and {_TIER_LIMIT}")
 
 
-def loop_of(name: str, fallbacks_of: dict[str, Sequence[str]]) -> list[str] | None:
-    """Return the names of a loop of fallbacks that runs through ``name``, or None."""
-    trail: list[str] = []
+def loop_of(name: str, fallbacks_of: Mapping[str, Sequence[str]]) -> list[str] | None:
+    """Return the names of a shortest loop of fallbacks that runs through ``name``, or None."""
+    trails = [[name]]
+    seen: set[str] = set()
+    for trail in trails:
+        for following in fallbacks_of.get(trail[-1], ()):
+            if following == name:
+                return [*trail, name]
+            if following not in seen:
+                seen.add(following)
+                trails.append([*trail, following])
+    return None
 
-    def visit(current: str) -> bool:
-        if current in trail:
-            return current == name
-        trail.append(current)
-        if any(visit(following) for following in fallbacks_of.get(current, ())):
-            return True
-        trail.pop()
-        return False
 
-    return [*trail, name] if visit(name) else None
+def _known(bad: Violations, field: str, value: int, enum: Any) -> None:
+    if value not in enum.values():
+        bad.add(field, f"must be one of {', '.join(enum.keys())}")
 
 
 def _json(bad: Violations, message: Message, field: str, *, kind: type) -> None:
     if message.HasField(field):
         bad.json(field, getattr(message, field), kind=kind)
+
+
+def _endpoint(bad: Violations, endpoint: pb.ApiEndpoint) -> None:
+    for part in ("url", "model_id", "api_key", "format"):
+        bad.text(f"api_endpoint.{part}", getattr(endpoint, part), limit=_TEXT_LIMIT)
+
+
+def _references(bad: Violations, field: str, references: Sequence[str]) -> None:
+    for index, reference in enumerate(references):
+        _reference(bad, f"{field}[{index}]", reference)
 
 
 def _reference(bad: Violations, field: str, reference: str) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -11,8 +11,9 @@ from junctor import filters
 from junctor.errors import FieldViolation, InvalidField
 from junctor.v1 import virtual_models_pb2 as pb
 from junctor.v1 import virtual_models_pb2_grpc, watch_pb2
-from services.model_registry.store import VIRTUAL_MODEL_WRITABLE, ModelStores, copy_fields
+from services.model_registry.store import VIRTUAL_MODEL_WRITABLE, ModelStores
 from services.model_registry.validation import check_virtual_model, loop_of
+from services.runtime.fields import copy_fields
 from services.runtime.masks import masked
 from services.runtime.paging import ListQuery
 from services.runtime.watch import Watcher
@@ -51,11 +52,9 @@ class VirtualModelsServicer(virtual_models_pb2_grpc.VirtualModelsServicer):
         asked = request.virtual_model
         check_virtual_model(asked, VIRTUAL_MODEL_WRITABLE, new=True)
         await self._workspaces.require(asked.workspace)
-        async with self._store.feed.database.read() as tx:
-            await self._refuse_loop(tx, asked.workspace, asked.name, asked.routing.fallbacks)
         new = pb.VirtualModel(workspace=asked.workspace, name=asked.name)
         copy_fields(asked, new, VIRTUAL_MODEL_WRITABLE)
-        return await self._store.create(new, request_id=request.request_id)
+        return await self._store.create(new, request_id=request.request_id, check=lambda tx: self._refuse_loop(tx, new))
 
     async def UpdateVirtualModel(self, request: pb.UpdateVirtualModelRequest, context: Any) -> pb.VirtualModel:
         asked = request.virtual_model
@@ -64,13 +63,14 @@ class VirtualModelsServicer(virtual_models_pb2_grpc.VirtualModelsServicer):
 
         def change(virtual: pb.VirtualModel) -> None:
             copy_fields(asked, virtual, fields)
-            virtual.autoprovisioned = False  # what a user has touched is the user's
+            if fields:
+                virtual.autoprovisioned = False  # what a user has touched is the user's
 
         async with self._store.transaction() as tx:
             current = await self._store.fetch(tx, asked.workspace, asked.name)
             self._store.check_version(current, asked.resource_version)
             if "routing" in fields:
-                await self._refuse_loop(tx, asked.workspace, asked.name, asked.routing.fallbacks)
+                await self._refuse_loop(tx, asked)
             return await self._store.put(tx, current, change)
 
     async def DeleteVirtualModel(
@@ -87,12 +87,16 @@ class VirtualModelsServicer(virtual_models_pb2_grpc.VirtualModelsServicer):
                 type=item.type, resource=item.resource, revision=item.revision, resume_token=item.resume_token
             )
 
-    async def _refuse_loop(self, tx: AsyncConnection, workspace: str, name: str, fallbacks: Iterable[str]) -> None:
-        wanted = list(fallbacks)
-        if not wanted:
-            return
-        others = {v.name: list(v.routing.fallbacks) for v in await self._store.all(tx) if v.workspace == workspace}
-        loop = loop_of(name, {**others, name: wanted})
+    async def _refuse_loop(self, tx: AsyncConnection, asked: pb.VirtualModel) -> None:
+        fallbacks_of = {asked.name: list(asked.routing.fallbacks)}
+        wanted = [*asked.routing.fallbacks]
+        while wanted:
+            name = wanted.pop()
+            if name not in fallbacks_of:
+                found = await self._store.find(tx, asked.workspace, name)
+                fallbacks_of[name] = list(found.routing.fallbacks) if found is not None else []
+                wanted.extend(fallbacks_of[name])
+        loop = loop_of(asked.name, fallbacks_of)
         if loop is not None:
             rule = f"must not lead back: {' -> '.join(loop)}"
             raise InvalidField.of(FieldViolation("routing.fallbacks", rule))

@@ -21,6 +21,7 @@ KEEP_CHANGES = 100_000
 """Newest changes that are always kept in the log."""
 KEEP_SECONDS = 3600
 """Age below which a change is always kept in the log."""
+_REVISION_DIGITS = 19  # of the largest 64-bit integer
 
 METADATA = sa.MetaData()
 COUNTER = sa.Table(
@@ -66,6 +67,14 @@ class Feed:
             )
         )
 
+    async def lock(self, tx: AsyncConnection) -> None:
+        """Make ``tx`` the store's only writer until it ends, so that what it reads stays true.
+
+        It is the row that :meth:`next_revision` locks anyway. On SQLite a write transaction is alone already.
+        """
+        if not self.database.is_sqlite:
+            await tx.execute(sa.select(COUNTER.c.value).with_for_update())
+
     async def next_revision(self, tx: AsyncConnection) -> int:
         """Take the next revision of the store; the row lock makes commit order revision order."""
         statement = sa.update(COUNTER).values(value=COUNTER.c.value + 1).returning(COUNTER.c.value)
@@ -95,22 +104,34 @@ class Feed:
         """Return the revision to resume after. Raises WatchExpired when the log cannot tell what came since."""
         row = (await tx.execute(sa.select(COUNTER))).one()
         epoch, _, number = token.partition(".")
-        if epoch != row.epoch or not number.isdecimal():
+        if epoch != row.epoch or not number.isdecimal() or len(number) > _REVISION_DIGITS:
             raise WatchExpired("resume_token is not of this store; start again without one")
         revision = int(number)
         if not row.compacted <= revision <= row.value:
-            raise WatchExpired("resume_token is older than the kept changes; start again without one")
+            raise _expired()
         return revision
 
-    async def since(self, tx: AsyncConnection, kind: str, revision: int, *, limit: int) -> list[Change]:
-        """Return the changes of one kind after ``revision``, in order, at most ``limit``."""
+    async def newest_after(self, tx: AsyncConnection, revision: int) -> int:
+        """Return the newest revision. Raises WatchExpired when the log has lost what came after ``revision``."""
+        row = (await tx.execute(sa.select(COUNTER.c.value, COUNTER.c.compacted))).one()
+        if revision < row.compacted:
+            raise _expired()
+        return int(row.value)
+
+    async def between(self, tx: AsyncConnection, kind: str, after: int, upto: int, *, limit: int) -> list[Change]:
+        """Return the changes of one kind with ``after`` < revision ≤ ``upto``, in order, at most ``limit``."""
         statement = (
             sa.select(CHANGES.c.revision, CHANGES.c.deleted, CHANGES.c.body)
-            .where(CHANGES.c.revision > revision, CHANGES.c.kind == kind)
+            .where(CHANGES.c.revision > after, CHANGES.c.revision <= upto, CHANGES.c.kind == kind)
             .order_by(CHANGES.c.revision)
             .limit(limit)
         )
         return [Change(r.revision, r.deleted, r.body) for r in await tx.execute(statement)]
+
+    async def count_after(self, tx: AsyncConnection, kind: str, revision: int, *, limit: int) -> int:
+        """Count the changes of one kind after ``revision``; stops at ``limit``."""
+        rows = sa.select(CHANGES.c.revision).where(CHANGES.c.revision > revision, CHANGES.c.kind == kind).limit(limit)
+        return int((await tx.execute(sa.select(sa.func.count()).select_from(rows.subquery()))).scalar_one())
 
     async def compact(self, *, keep: int = KEEP_CHANGES, keep_seconds: float = KEEP_SECONDS) -> int:
         """Drop what is older than both bounds; returns the revision below which the log is gone."""
@@ -126,3 +147,7 @@ class Feed:
             await tx.execute(sa.delete(CHANGES).where(CHANGES.c.revision <= upto))
             await tx.execute(sa.update(COUNTER).values(compacted=upto))
             return int(upto)
+
+
+def _expired() -> WatchExpired:
+    return WatchExpired("resume_token is older than the kept changes; start again without one")

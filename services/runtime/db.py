@@ -50,16 +50,13 @@ class Database:
 
     async def migrate(self, migrations: Path) -> None:
         """Bring the schema to the newest revision of the Alembic folder ``migrations``."""
-        async with self.engine.connect() as connection:
+        # In one write transaction: of two processes that start together, the second finds everything done.
+        async with self.write() as tx:
             if not self.is_sqlite:
-                await connection.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{self.schema}"'))
-                # Two replicas that start together must not migrate at the same time.
-                await connection.execute(
-                    text("SELECT pg_advisory_lock(hashtext(:name))"), {"name": f"junctor.{self.schema}"}
-                )
-                await connection.commit()
-            await connection.run_sync(_upgrade, migrations)
-            await connection.commit()
+                name = {"name": f"junctor.{self.schema}"}
+                await tx.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), name)
+                await tx.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{self.schema}"'))
+            await tx.run_sync(_upgrade, migrations)
 
     async def answers(self) -> bool:
         """Tell whether the database answers a trivial query."""

@@ -1,4 +1,7 @@
-"""Compiles the one filter tree (:mod:`junctor.filters`) to SQL over a resource table."""
+"""Compiles the one filter tree (:mod:`junctor.filters`) to SQL over a resource table.
+
+A field that is absent is not like, not equal to and not in anything, so ``nin`` and ``Not`` take it in.
+"""
 
 from __future__ import annotations
 
@@ -9,11 +12,13 @@ from typing import Any
 import sqlalchemy as sa
 
 from junctor.errors import MalformedRequest
-from junctor.filters import And, Compare, Node, Not, Or
+from junctor.filters import And, Compare, Node, Not, Or, Scalar, as_time, require_known
 
 _ALWAYS = frozenset({"id", "entity_type", "name", "workspace", "created_at", "updated_at"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _TIMES = frozenset({"created_at", "updated_at"})
+LIKE_LIMIT = 1_000
+"""Characters of a ``like``; databases refuse patterns of some 50,000 bytes in words of their own."""
 
 Column = sa.ColumnElement[Any]
 
@@ -22,13 +27,13 @@ def compile_filter(table: sa.Table, node: Node | None, *, fields: frozenset[str]
     """Return the WHERE clause of a filter. Raises MalformedRequest for an unknown field or a value that cannot be."""
     if node is None:
         return sa.true()
-    return _Compiler(table, fields | _ALWAYS, kind).compile(node)
+    require_known(node, fields | _ALWAYS)
+    return _Compiler(table, kind).compile(node)
 
 
 class _Compiler:
-    def __init__(self, table: sa.Table, fields: frozenset[str], kind: str) -> None:
+    def __init__(self, table: sa.Table, kind: str) -> None:
         self._table = table
-        self._fields = fields
         self._kind = kind
 
     def compile(self, node: Node) -> sa.ColumnElement[bool]:
@@ -38,26 +43,34 @@ class _Compiler:
             case Or(parts):
                 return sa.or_(sa.false(), *(self.compile(part) for part in parts))
             case Not(part):
-                # A NULL comparison is false, so its negation must be true.
-                return sa.not_(sa.func.coalesce(self.compile(part), sa.false()))
+                return sa.not_(self.compile(part))
             case Compare():
-                return self._compare(node)
+                # A comparison with NULL is NULL; it must be false, so that its negation is true.
+                return sa.func.coalesce(self._compare(node), sa.false())
 
     def _compare(self, node: Compare) -> sa.ColumnElement[bool]:
-        if node.field not in self._fields:
-            valid = sorted(self._fields)
-            raise MalformedRequest(f"Unknown filter field '{node.field}'. Valid fields: {valid}")
-        column = self._column(node.field)
-        convert = _microseconds if node.field in _TIMES else _text
-        if node.op in ("in", "nin"):
-            values = node.value if isinstance(node.value, tuple) else (node.value,)
-            inside = sa.func.coalesce(column.in_([convert(v, node.field) for v in values]), sa.false())
+        column, name, value = self._column(node.field), node.field, node.value
+        if isinstance(value, tuple):
+            inside = sa.func.coalesce(self._any_of(column, name, value), sa.false())
             return inside if node.op == "in" else sa.not_(inside)
-        if node.value is None:
+        if value is None:
+            if node.op != "eq":
+                raise MalformedRequest(f"Invalid filter: '${node.op}' of field '{name}' needs a value")
             return column.is_(None)
         if node.op == "like":
-            return sa.cast(column, sa.String).icontains(str(node.value), autoescape=True)
-        return _OPERATORS[node.op](column, convert(node.value, node.field))
+            return self._like(column, name, str(value))
+        return _OPERATORS[node.op](column, _converted(name, value))
+
+    def _any_of(self, column: Column, name: str, values: tuple[Scalar, ...]) -> sa.ColumnElement[bool]:
+        present = column.in_([_converted(name, value) for value in values if value is not None])
+        return sa.or_(present, column.is_(None)) if None in values else present
+
+    def _like(self, column: Column, name: str, value: str) -> sa.ColumnElement[bool]:
+        if name in _TIMES:
+            raise MalformedRequest(f"Invalid filter: '$like' does not apply to the time '{name}'")
+        if len(value) > LIKE_LIMIT:
+            raise MalformedRequest(f"Invalid filter: '$like' of field '{name}' is longer than {LIKE_LIMIT} characters")
+        return column.icontains(value, autoescape=True)
 
     def _column(self, name: str) -> Column:
         if name == "entity_type":
@@ -74,18 +87,8 @@ _OPERATORS: dict[str, Callable[[Column, Any], sa.ColumnElement[bool]]] = {
 }
 
 
-def _text(value: object, _field: str) -> str | None:
-    if value is None:
-        return None
+def _converted(field: str, value: Scalar) -> str | int:
+    """Return the value as the column has it: microseconds for times, text for all others."""
+    if field in _TIMES:
+        return (as_time(value) - _EPOCH) // timedelta(microseconds=1)
     return str(value).lower() if isinstance(value, bool) else str(value)
-
-
-def _microseconds(value: object, field: str) -> int:
-    """Read an ISO 8601 time; without a zone it is UTC (the HTTP contract's rule)."""
-    try:
-        moment = datetime.fromisoformat(str(value))
-    except ValueError:
-        raise MalformedRequest(f"Invalid filter value for '{field}': must be an ISO 8601 date or time") from None
-    if moment.tzinfo is None:
-        moment = moment.replace(tzinfo=UTC)
-    return (moment - _EPOCH) // timedelta(microseconds=1)

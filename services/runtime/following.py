@@ -49,7 +49,9 @@ class Event(Protocol):
 class Follower(Generic[M]):
     """Follows one kind of resource. ``run`` is one task for the life of the process."""
 
-    def __init__(self, name: str, watch: Callable[..., Any], target: Follows[M]) -> None:
+    def __init__(
+        self, name: str, watch: Callable[..., Any], target: Follows[M], *, silence: float = SILENCE_SECONDS
+    ) -> None:
         """``watch`` is the stub's Watch method, ``name`` what logs and health call it."""
         self.name = name
         self.revision = 0
@@ -61,6 +63,7 @@ class Follower(Generic[M]):
         """Loop time of the last event."""
         self._watch = watch
         self._target = target
+        self._silence = silence
         self._token = ""
         self._advanced = asyncio.Condition()
 
@@ -74,9 +77,13 @@ class Follower(Generic[M]):
             except WatchExpired:
                 self._token = ""
             except (JunctorError, TimeoutError) as error:
-                level = logging.WARNING if self.connected else logging.DEBUG
                 reason = error.reason if isinstance(error, JunctorError) else "SILENT"
+                # A peer that drains says so; one that was never there is its own log's matter.
+                level = logging.WARNING if self.connected and reason != "NOT_READY" else logging.DEBUG
                 _log.log(level, "lost the watch of %s, will reconnect", self.name, extra={"reason": reason})
+            except Exception:  # noqa: BLE001 - a follower that ended would serve an old state for ever
+                _log.exception("could not take in what %s sent, will start again with a snapshot", self.name)
+                self._token = ""
             self.connected = False
             backoff = _FIRST_BACKOFF if self.last_heard != heard else min(backoff * 2, _LAST_BACKOFF)
             await asyncio.sleep(backoff)
@@ -104,7 +111,7 @@ class Follower(Generic[M]):
     async def _read(self, call: Any) -> AsyncIterator[Event]:
         events = aiter(call)
         while True:
-            async with asyncio.timeout(SILENCE_SECONDS):
+            async with asyncio.timeout(self._silence):
                 try:
                     event = await anext(events)
                 except StopAsyncIteration:

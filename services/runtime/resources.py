@@ -6,10 +6,11 @@ itself as protobuf. The protobuf message is the domain object: a new field needs
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -17,7 +18,6 @@ from typing import Any, Generic, TypeVar
 import sqlalchemy as sa
 from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from junctor import names
@@ -109,9 +109,14 @@ class ResourceStore(Generic[M]):
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncConnection]:
-        """A write transaction; watchers are woken when it has committed."""
-        async with self.feed.database.write() as tx:
-            yield tx
+        """A write transaction, alone in the store until it ends; watchers are woken when it has committed."""
+        try:
+            async with self.feed.database.write() as tx:
+                await self.feed.lock(tx)
+                yield tx
+        except asyncio.CancelledError:
+            self.feed.notify()  # a caller may leave while the commit is under way
+            raise
         self.feed.notify()
 
     # -- reading
@@ -130,7 +135,7 @@ class ResourceStore(Generic[M]):
 
     async def fetch(self, tx: AsyncConnection, workspace: str, name: str) -> M:
         """Return one resource as ``tx`` sees it. Raises ResourceNotFound."""
-        found = await self.find(tx, workspace, name)
+        found = await self.find(tx, workspace, name) if names.is_name(name) else None
         if found is None:
             raise self.not_found(workspace, name)
         return found
@@ -156,19 +161,24 @@ class ResourceStore(Generic[M]):
 
     # -- writing
 
-    async def create(self, resource: M, *, request_id: str = "") -> M:
-        """Create a resource. Raises ResourceExists; the same ``request_id`` again returns the first answer."""
-        digest = hashlib.sha256(resource.SerializeToString(deterministic=True)).hexdigest()
-        try:
-            async with self.transaction() as tx:
-                if request_id and (earlier := await self._replay(tx, request_id, digest)) is not None:
-                    return earlier
-                created = await self.insert(tx, resource)
-                if request_id:
-                    await self._remember(tx, request_id, digest, created)
-                return created
-        except IntegrityError as error:  # two replicas created it at the same time
-            raise self.already_exists(_text(resource, "workspace"), _text(resource, "name")) from error
+    async def create(
+        self, resource: M, *, request_id: str = "", check: Callable[[AsyncConnection], Awaitable[None]] | None = None
+    ) -> M:
+        """Create a resource. Raises ResourceExists and what ``check`` raises.
+
+        ``check`` looks at the rest of the store in the same transaction. The same ``request_id`` again returns the
+        first answer; with another resource it raises InvalidField.
+        """
+        digest = hashlib.sha256(_wire(resource)).hexdigest()
+        async with self.transaction() as tx:
+            if request_id and (earlier := await self._replay(tx, request_id, digest)) is not None:
+                return earlier
+            if check is not None:
+                await check(tx)
+            created = await self.insert(tx, resource)
+            if request_id:
+                await self._remember(tx, request_id, digest, created)
+            return created
 
     async def insert(self, tx: AsyncConnection, resource: M) -> M:
         """Create a resource within ``tx``. Raises ResourceExists."""
@@ -226,14 +236,6 @@ class ResourceStore(Generic[M]):
         )
         await self.feed.append(tx, self.kind.name, deleted=True, body=_wire(current), revision=revision)
         return revision
-
-    async def drop_workspaces_except(self, tx: AsyncConnection, existing: frozenset[str]) -> Sequence[M]:
-        """Delete what lies in a workspace that is no more, within ``tx``; returns what was deleted."""
-        gone = sa.select(self.table.c.body).where(self.table.c.workspace.not_in(existing))
-        dropped = [self.decode(row.body) for row in await tx.execute(gone)]
-        for resource in dropped:
-            await self.remove(tx, resource)
-        return dropped
 
     async def workspaces(self) -> set[str]:
         """Return the workspaces that something lies in."""

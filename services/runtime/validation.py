@@ -13,6 +13,10 @@ JSON_LIMIT = 1 << 20
 """Bytes of a free-form JSON field."""
 
 
+def _refuse(constant: str) -> None:
+    raise ValueError(constant)
+
+
 class Violations:
     """Collects bad fields; :meth:`done` raises them all at once."""
 
@@ -45,7 +49,7 @@ class Violations:
             self.add(field, f"must be at most {JSON_LIMIT} bytes of JSON")
             return
         try:
-            parsed = json.loads(value)
+            parsed = json.loads(value.decode(), parse_constant=_refuse)  # neither UTF-16 nor NaN
         except (ValueError, RecursionError):
             self.add(field, "must be JSON")
             return

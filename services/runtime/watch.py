@@ -1,9 +1,14 @@
-"""The server side of every Watch RPC: snapshot or resume, then changes, heartbeats, and honest ends."""
+"""The server side of every Watch RPC: snapshot or resume, then changes, heartbeats, and honest ends.
+
+A watcher is never buffered for: it reads the log in batches, round by round, and what it has not taken yet stays in
+the log. Changes of other kinds move its token on, so a quiet watcher's token never grows too old.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -16,9 +21,9 @@ from services.runtime.resources import ResourceStore
 
 HEARTBEAT_SECONDS = 5.0
 MAX_BEHIND = 1_000
-"""Changes that a watcher may be behind once it had caught up."""
+"""Changes that may come while a watcher reads the ones before; a burst that it was waiting for may be longer."""
 MAX_BLOCKED_SECONDS = 10.0
-"""How long a watcher may leave one event unread."""
+"""How long a watcher may take for one batch; while it catches up, for one event."""
 _BATCH = 500
 
 M = TypeVar("M", bound=Message)
@@ -26,7 +31,7 @@ M = TypeVar("M", bound=Message)
 
 @dataclass(frozen=True, slots=True)
 class WatchItem(Generic[M]):
-    """One event, to be put into the RPC's own event message: ``Event(**vars)`` field by field."""
+    """One event, to be put into the RPC's own event message field by field."""
 
     type: watch_pb2.WatchEventType.ValueType
     resource: M | None
@@ -42,14 +47,17 @@ class Watcher(Generic[M]):
         store: ResourceStore[M],
         *,
         heartbeat: float = HEARTBEAT_SECONDS,
+        max_behind: int = MAX_BEHIND,
         max_blocked: float = MAX_BLOCKED_SECONDS,
     ) -> None:
         self._store = store
         self._feed: Feed = store.feed
         self._heartbeat = heartbeat
+        self._max_behind = max_behind
         self._max_blocked = max_blocked
         self._epoch = ""
         self._at = 0
+        self._catching_up = True
 
     async def events(self, resume_token: str) -> AsyncIterator[WatchItem[M]]:
         """Yield the events of a Watch that starts or resumes at ``resume_token``; never ends by itself.
@@ -58,66 +66,74 @@ class Watcher(Generic[M]):
             WatchExpired: the token cannot be resumed from.
             WatcherTooSlow: the caller reads too slowly.
         """
+        clock = asyncio.get_running_loop().time
         waiter = self._feed.subscribe()  # before the first read: no change may fall between the two
         try:
-            async for item in self._begin(resume_token):
-                yield item
-            async for item in self._follow(waiter):
-                yield item
+            async with aclosing(self._batches(resume_token, waiter)) as batches:
+                async for batch in batches:
+                    since = clock()
+                    for item in batch:
+                        yield item
+                        if clock() - since > self._max_blocked:
+                            raise WatcherTooSlow("the watcher leaves changes unread; resume with its last token")
+                        since = clock() if self._catching_up else since
         finally:
             self._feed.unsubscribe(waiter)
 
-    async def _begin(self, token: str) -> AsyncIterator[WatchItem[M]]:
-        resources: list[M] = []
+    async def _batches(self, token: str, waiter: asyncio.Event) -> AsyncGenerator[list[WatchItem[M]], None]:
+        yield await self._start(token)
+        self._catching_up = bool(token)
+        rested, silent = True, False
+        while True:
+            waiter.clear()
+            upto, changes = await self._read(rested=rested)
+            silent = silent and not changes
+            while changes:
+                yield [self._changed(change) for change in changes]
+                changes = (await self._read(upto))[1] if len(changes) == _BATCH else []
+            moved, self._at = self._at < upto, upto
+            if self._catching_up:
+                self._catching_up = False
+                yield [self._item(watch_pb2.WATCH_EVENT_TYPE_SYNCED)]
+            elif moved or silent:  # also when only other kinds changed: the revision has been reached
+                yield [self._item(watch_pb2.WATCH_EVENT_TYPE_HEARTBEAT)]
+            rested = not waiter.is_set()
+            silent = rested and not await self._woken(waiter)
+
+    async def _start(self, token: str) -> list[WatchItem[M]]:
         async with self._feed.database.read() as tx:
             self._epoch, newest = await self._feed.position(tx)
             if token:
                 self._at = await self._feed.check_token(tx, token)
-            else:
-                self._at = newest
-                resources = await self._store.all(tx)
-        for resource in resources:
-            yield self._item(watch_pb2.WATCH_EVENT_TYPE_UPSERTED, resource)
-        while token and (changes := await self._next_changes()):
-            for change in changes:
-                yield self._changed(change)
-        yield self._item(watch_pb2.WATCH_EVENT_TYPE_SYNCED)
+                return []
+            self._at = newest
+            resources = await self._store.all(tx)
+        upserted = [self._item(watch_pb2.WATCH_EVENT_TYPE_UPSERTED, resource) for resource in resources]
+        return [*upserted, self._item(watch_pb2.WATCH_EVENT_TYPE_SYNCED)]
 
-    async def _follow(self, waiter: asyncio.Event) -> AsyncIterator[WatchItem[M]]:
-        clock = asyncio.get_running_loop().time
-        while True:
-            waiter.clear()
-            sent = clock()
-            for change in await self._next_changes(cut=True):
-                yield self._changed(change)
-                if clock() - sent > self._max_blocked:
-                    raise WatcherTooSlow("the watcher leaves changes unread; resume with its last token")
-                sent = clock()
-            if waiter.is_set():
-                continue
-            try:
-                async with asyncio.timeout(self._heartbeat):
-                    await waiter.wait()
-            except TimeoutError:
-                if not await self._next_is_there():
-                    yield self._item(watch_pb2.WATCH_EVENT_TYPE_HEARTBEAT)
-
-    async def _next_is_there(self) -> bool:
-        """Look into the log unasked: another replica may have written without waking this one."""
+    async def _read(self, upto: int | None = None, *, rested: bool = True) -> tuple[int, list[Change]]:
+        """Return the next batch, and the revision up to which the round goes (by default the newest)."""
+        kind = self._store.kind.name
         async with self._feed.database.read() as tx:
-            there = bool(await self._feed.since(tx, self._store.kind.name, self._at, limit=1))
-            if not there:
-                # Changes of other kinds move the token on: a quiet watcher's never grows too old.
-                self._at = max(self._at, (await self._feed.position(tx))[1])
-        return there
+            newest = await self._feed.newest_after(tx, self._at)
+            upto = newest if upto is None else upto
+            changes = await self._feed.between(tx, kind, self._at, upto, limit=_BATCH)
+            if not rested:
+                behind = await self._feed.count_after(tx, kind, self._at, limit=self._max_behind + 1)
+                if behind > self._max_behind:
+                    raise WatcherTooSlow(
+                        f"the watcher is more than {self._max_behind} changes behind; resume with its last token"
+                    )
+        return upto, changes
 
-    async def _next_changes(self, *, cut: bool = False) -> list[Change]:
-        limit = MAX_BEHIND + 1 if cut else _BATCH
-        async with self._feed.database.read() as tx:
-            changes = await self._feed.since(tx, self._store.kind.name, self._at, limit=limit)
-        if cut and len(changes) > MAX_BEHIND:
-            raise WatcherTooSlow("the watcher is more than 1,000 changes behind; resume with its last token")
-        return changes
+    async def _woken(self, waiter: asyncio.Event) -> bool:
+        """Wait for a change; False after a while, to look all the same: another replica's writes wake nobody here."""
+        try:
+            async with asyncio.timeout(self._heartbeat):
+                await waiter.wait()
+        except TimeoutError:
+            return False
+        return True
 
     def _changed(self, change: Change) -> WatchItem[M]:
         self._at = change.revision

@@ -6,7 +6,7 @@ writes; if access_control cannot be reached then, the answer is UNAVAILABLE and 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from junctor import names
 from junctor.channel import Peer
@@ -63,6 +63,13 @@ class WorkspaceList:
         except ResourceNotFound:
             return False
         return True
+
+    async def gone(self, workspaces: Iterable[str]) -> frozenset[str]:
+        """Return those of ``workspaces`` that are known not to exist; one that is not listed yet is asked for.
+
+        Raises PeerUnavailable when that cannot be told.
+        """
+        return frozenset([name for name in workspaces if not await self._exists(name)])
 
     def _changed(self, workspaces: frozenset[str]) -> None:
         if workspaces != self._names:
