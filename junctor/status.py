@@ -112,9 +112,7 @@ def from_status(status: status_pb2.Status) -> JunctorError:
         domain=info.domain or errors.DOMAIN,
         metadata=dict(info.metadata),
         violations=tuple(errors.FieldViolation(v.field, v.description) for v in bad.field_violations),
-        resource=errors.ResourceRef(resource.resource_type, resource.resource_name)
-        if resource.resource_name
-        else None,
+        resource=errors.ResourceRef(resource.resource_type, resource.resource_name) if resource.resource_name else None,
         retry_after=retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None,
     )
 

@@ -155,5 +155,3 @@ class Catalog:
     """Workspace → upstream id → entities (``workspace/entity``) that are served under it."""
     revisions: Mapping[str, int]
     """Store → revision that was taken in."""
-
-

@@ -50,10 +50,12 @@ class Limits:
 class BindError(OSError):
     """The address cannot be listened on; ``host``, ``port`` and ``errno`` say where and why."""
 
-    def __init__(self, host: str, port: int, number: int, why: str) -> None:
+    def __init__(self, host: str, port: int, number: int, why: str, *, flag: str = "--grpc-port") -> None:
         super().__init__(number, f"cannot listen on {host}:{port}: {why}")
         self.host = host
         self.port = port
+        self.flag = flag
+        """The flag that chooses the port."""
 
     def __str__(self) -> str:
         return str(self.strerror)

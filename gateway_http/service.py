@@ -1,0 +1,92 @@
+"""The HTTP edge as one object: its app, its protocol class, its listener."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version
+
+from fastapi import APIRouter
+
+from gateway_http import openapi, registries, routes_served
+from gateway_http.app import create_app
+from gateway_http.invoke_client import GrpcInvoker
+from gateway_http.limits import Limits
+from gateway_http.options import EdgeOptions
+from gateway_http.protocol import make_protocol
+from gateway_http.stubs import Stubs
+from junctor.channel import Peer
+from services.runtime.exchange import Invoker
+from services.runtime.http_server import HttpServer, serve
+from services.runtime.peer_health import PeerHealth
+from services.runtime.tasks import Tasks
+
+HEALTH_OF = {
+    "access-control": "junctor.v1.Workspaces",
+    "model-registry": "junctor.v1.ModelRegistry",
+    "provider-registry": "junctor.v1.ProviderRegistry",
+    "inference-router": "junctor.v1.InferenceRouter",
+}
+"""Whose health ``/status`` shows, with the gRPC service that stands for each."""
+
+
+@dataclass(frozen=True, slots=True)
+class GatewayOptions:
+    """Figures of the edge."""
+
+    default_workspace: str = "default"
+    max_body: int = 64 * 1024 * 1024
+    drain_timeout: float = 60.0
+    needs_all: bool = False
+    """Ready when every service is (``junctor up``); else when a router is."""
+
+
+class GatewayService:
+    """REST in front of the services. ``invoker`` None: the router is called over gRPC."""
+
+    def __init__(self, peers: Mapping[str, Peer], *, invoker: Invoker | None, options: GatewayOptions) -> None:
+        self._health = {name: PeerHealth(peers[name], service) for name, service in HEALTH_OF.items()}
+        self._options = options
+        self._tasks = Tasks("gateway")
+        self._server: HttpServer | None = None
+        stubs = Stubs.of(
+            access_control=peers["access-control"],
+            model_registry=peers["model-registry"],
+            provider_registry=peers["provider-registry"],
+            inference_router=peers["inference-router"],
+        )
+        routes = [*registries.routes(stubs), *routes_served.routes(stubs.router, options.default_workspace)]
+        self.app = create_app(
+            routers=[APIRouter(routes=routes)],
+            ready=self.ready,
+            services=self._health,
+            controllers={"provider-discovery": self._health["provider-registry"]},
+            version=version("junctor"),
+        )
+        openapi.describe(self.app)
+        self._protocol = make_protocol(
+            EdgeOptions(
+                invoker=invoker or GrpcInvoker(peers["inference-router"].channel),
+                default_workspace=options.default_workspace,
+                limits=Limits(body=options.max_body),
+            )
+        )
+
+    def ready(self) -> bool:
+        """Tell whether a request would be served."""
+        if self._options.needs_all:
+            return all(health.serving for health in self._health.values())
+        return self._health["inference-router"].serving
+
+    async def start(self, listener: socket.socket) -> None:
+        """Serve on ``listener``."""
+        for health in self._health.values():
+            self._tasks.start(health.run())
+        self._server = await serve(self.app, listener, grace=self._options.drain_timeout, protocol=self._protocol)
+
+    async def stop(self) -> None:
+        """Stop accepting, let streams finish within the drain limit, close."""
+        if self._server is not None:
+            await self._server.stop()
+        await self._tasks.stop()

@@ -1,0 +1,201 @@
+"""Keeps the router's catalog: follows the registries and exchanges entries as changes arrive.
+
+One change costs work in proportion to the change. A registry that cannot be reached changes nothing; what it said
+last stays in force.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+from junctor.channel import Peer
+from junctor.errors import JunctorError
+from junctor.v1 import provider_registry_pb2 as pb
+from junctor.v1 import provider_registry_pb2_grpc, virtual_models_pb2_grpc
+from junctor.v1 import virtual_models_pb2 as vpb
+from services.inference_router.entries import provider_entry, virtual_model_entry
+from services.inference_router.secret_values import SecretValues
+from services.inference_router.snapshot import Catalog, Provider, VirtualModel
+from services.runtime.following import Follower
+
+_log = logging.getLogger(__name__)
+
+Key = tuple[str, str]
+
+
+class CatalogKeeper:
+    """The catalog, kept by Watch. :attr:`catalog` is one object whose mappings follow the changes."""
+
+    def __init__(self, *, provider_registry: Peer, model_registry: Peer) -> None:
+        self._messages: dict[Key, pb.Provider] = {}
+        self._providers: dict[Key, Provider] = {}
+        self._virtual_models: dict[Key, VirtualModel] = {}
+        self._serving: dict[str, dict[Key, tuple[Provider, str]]] = {}
+        self._by_entity: dict[str, tuple[tuple[Provider, str], ...]] = {}
+        self._vendor_ids: dict[str, dict[str, tuple[str, ...]]] = {}
+        self._vendor_users: dict[Key, dict[tuple[Key, str], None]] = {}
+        """(workspace, upstream id) → (provider, entity) of everybody who serves it."""
+        self._revisions: dict[str, int] = {}
+        self.catalog = Catalog(
+            self._providers, self._virtual_models, self._by_entity, self._vendor_ids, self._revisions
+        )
+        self.secrets = SecretValues(provider_registry, on_change=self._secret_changed)
+        self.providers: Follower[pb.Provider] = Follower(
+            "providers",
+            provider_registry_pb2_grpc.ProviderRegistryStub(provider_registry.channel).WatchProviders,
+            _Providers(self),
+        )
+        self.virtual_models: Follower[vpb.VirtualModel] = Follower(
+            "virtual models",
+            virtual_models_pb2_grpc.VirtualModelsStub(model_registry.channel).WatchVirtualModels,
+            _VirtualModels(self),
+        )
+
+    @property
+    def followers(self) -> tuple[Follower[pb.Provider], Follower[vpb.VirtualModel]]:
+        """What has to be synced before the catalog is whole."""
+        return (self.providers, self.virtual_models)
+
+    def loaded(self) -> bool:
+        """Tell whether there is a whole catalog, the secrets that it needs included."""
+        return all(follower.synced.is_set() for follower in self.followers) and self.secrets.settled()
+
+    def revisions(self) -> dict[str, int]:
+        """Return the revision of each store that was taken in."""
+        self._revisions["provider_registry"] = min(self.providers.revision, self.secrets.follower.revision)
+        self._revisions["model_registry"] = self.virtual_models.revision
+        return dict(self._revisions)
+
+    async def reached(self, store: str, revision: int) -> None:
+        """Return once the changes of ``store`` up to ``revision`` are in force."""
+        if store == "provider_registry":
+            await asyncio.gather(self.providers.reached(revision), self.secrets.follower.reached(revision))
+        else:
+            await self.virtual_models.reached(revision)
+
+    def host_url(self, provider: Provider) -> str:
+        """Return the provider's base URL as its owner gave it."""
+        return self._messages[(provider.workspace, provider.name)].host_url
+
+    # -- providers
+
+    def replace_providers(self, messages: Iterable[pb.Provider]) -> None:
+        """Take a whole snapshot."""
+        fresh = {(message.workspace, message.name): message for message in messages}
+        for key in [key for key in self._messages if key not in fresh]:
+            self.remove_provider(key)
+        for message in fresh.values():
+            self.put_provider(message)
+
+    def put_provider(self, message: pb.Provider) -> None:
+        """Take one provider."""
+        key = (message.workspace, message.name)
+        self._messages[key] = message
+        secret: str | None = None
+        if message.api_key_secret_name:
+            secret = self.secrets.want((message.workspace, message.api_key_secret_name), key)
+        else:
+            self.secrets.forget(key)
+        try:
+            entry = provider_entry(message, secret)
+        except (JunctorError, ValueError):
+            _log.exception("provider %s/%s cannot be used", *key)
+            self._unlink(key)
+            return
+        before = self._providers.get(key)
+        self._providers[key] = entry
+        self._relink(key, before, entry)
+
+    def remove_provider(self, key: Key) -> None:
+        """Forget one provider."""
+        self._messages.pop(key, None)
+        self.secrets.forget(key)
+        self._unlink(key)
+
+    def _unlink(self, key: Key) -> None:
+        self._relink(key, self._providers.pop(key, None), None)
+
+    def _secret_changed(self, users: Iterable[Key]) -> None:
+        for key in users:
+            if (message := self._messages.get(key)) is not None:
+                self.put_provider(message)
+
+    def _relink(self, key: Key, before: Provider | None, after: Provider | None) -> None:
+        """Exchange a provider in the indexes of what it serves; its place among others is kept."""
+        old = {served.entity for served in before.served} if before else set()
+        new = {served.entity: served.upstream_id for served in reversed(after.served)} if after else {}
+        for entity in old | new.keys():
+            serving = self._serving.setdefault(entity, {})
+            if after is not None and entity in new:
+                serving[key] = (after, new[entity])
+            else:
+                serving.pop(key, None)
+            if serving:
+                self._by_entity[entity] = tuple(serving.values())
+            else:
+                del self._serving[entity]
+                self._by_entity.pop(entity, None)
+        self._index_vendor_ids(key, before, after)
+
+    def _index_vendor_ids(self, key: Key, before: Provider | None, after: Provider | None) -> None:
+        old = {(served.upstream_id, served.entity) for served in before.served} if before else set()
+        new = {(served.upstream_id, served.entity) for served in after.served} if after else set()
+        workspace = key[0]
+        index = self._vendor_ids.setdefault(workspace, {})
+        for upstream_id, entity in old ^ new:
+            users = self._vendor_users.setdefault((workspace, upstream_id), {})
+            if (upstream_id, entity) in new:
+                users[(key, entity)] = None
+            else:
+                users.pop((key, entity), None)
+            if users:
+                index[upstream_id] = tuple(dict.fromkeys(entity for _, entity in users))
+            else:
+                del self._vendor_users[(workspace, upstream_id)]
+                index.pop(upstream_id, None)
+
+    # -- virtual models
+
+    def replace_virtual_models(self, messages: Iterable[vpb.VirtualModel]) -> None:
+        """Take a whole snapshot."""
+        self._virtual_models.clear()
+        for message in messages:
+            self.put_virtual_model(message)
+
+    def put_virtual_model(self, message: vpb.VirtualModel) -> None:
+        """Take one virtual model."""
+        self._virtual_models[(message.workspace, message.name)] = virtual_model_entry(message)
+
+    def remove_virtual_model(self, message: vpb.VirtualModel) -> None:
+        """Forget one virtual model."""
+        self._virtual_models.pop((message.workspace, message.name), None)
+
+
+class _Providers:
+    def __init__(self, keeper: CatalogKeeper) -> None:
+        self._keeper = keeper
+
+    def replace(self, resources: list[pb.Provider]) -> None:
+        self._keeper.replace_providers(resources)
+
+    def apply(self, resource: pb.Provider, *, deleted: bool) -> None:
+        if deleted:
+            self._keeper.remove_provider((resource.workspace, resource.name))
+        else:
+            self._keeper.put_provider(resource)
+
+
+class _VirtualModels:
+    def __init__(self, keeper: CatalogKeeper) -> None:
+        self._keeper = keeper
+
+    def replace(self, resources: list[vpb.VirtualModel]) -> None:
+        self._keeper.replace_virtual_models(resources)
+
+    def apply(self, resource: vpb.VirtualModel, *, deleted: bool) -> None:
+        if deleted:
+            self._keeper.remove_virtual_model(resource)
+        else:
+            self._keeper.put_virtual_model(resource)

@@ -1,0 +1,125 @@
+"""What this router has learned of its candidates: calls open, health, and what retries may still cost."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from services.inference_router import ejection
+from services.inference_router.answer import Answer
+from services.inference_router.attempts import Observer
+from services.inference_router.budget import RetryBudget
+from services.inference_router.headers import retry_after_seconds
+from services.inference_router.routing import Key
+from services.inference_router.snapshot import Candidate
+from services.inference_router.upstream_types import FailureKind, UpstreamFailure
+
+_OWN_REFUSALS = frozenset({FailureKind.REFUSED_ADDRESS})
+"""Failures that are the gateway's policy, not the provider's fault."""
+
+
+class Ledger:
+    """Loads and health by (provider, upstream id); retry budgets by virtual model. One per router."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self.loads: dict[Key, int] = {}
+        self._health: dict[Key, ejection.Health] = {}
+        self._budgets: dict[str, RetryBudget] = {}
+        self._turns: dict[str, int] = {}
+
+    def out(self) -> Mapping[Key, float]:
+        """Return the candidates that are out now, with when they return."""
+        if not self._health:
+            return {}
+        now = self._clock()
+        found = {key: ejection.returns_at(health, now) for key, health in self._health.items()}
+        return {key: until for key, until in found.items() if until}
+
+    def why_out(self, key: Key) -> str:
+        """Name the reason why a candidate is out; empty if it is not."""
+        return ejection.why_out(self._health.get(key, ejection.HEALTHY), self._clock())
+
+    def turn(self, virtual_model: str) -> int:
+        """Count a call of a virtual model; returns how many it had before."""
+        before = self._turns.get(virtual_model, 0)
+        self._turns[virtual_model] = before + 1
+        return before
+
+    def peek_turn(self, virtual_model: str) -> int:
+        """Return what :meth:`turn` would, without counting."""
+        return self._turns.get(virtual_model, 0)
+
+    def budget(self, virtual_model: str) -> RetryBudget:
+        """Return the retry budget of a virtual model, one request of a caller counted."""
+        now = self._clock()
+        budget = self._budgets.get(virtual_model)
+        if budget is None:
+            budget = self._budgets[virtual_model] = RetryBudget(now)
+        budget.request(now)
+        return budget
+
+    def reset(self, provider: str) -> None:
+        """Forget what is known of a provider's health."""
+        for key in [key for key in self._health if key[0] == provider]:
+            del self._health[key]
+
+    def began(self, key: Key) -> None:
+        """A call to a candidate begins."""
+        self.loads[key] = self.loads.get(key, 0) + 1
+        health = self._health.get(key)
+        if health is not None:
+            self._health[key] = ejection.started(health, self._clock())
+
+    def ended(self, key: Key, answer: Answer, failure: UpstreamFailure | None) -> None:
+        """A call to a candidate has ended, with an answer, a failure, or neither (the caller left)."""
+        left = self.loads[key] - 1
+        if left:
+            self.loads[key] = left
+        else:
+            del self.loads[key]
+        health = self._health.get(key, ejection.HEALTHY)
+        after = self._judged(health, answer, failure)
+        if after == ejection.HEALTHY:
+            self._health.pop(key, None)
+        elif after is not health:
+            self._health[key] = after
+
+    def _judged(self, health: ejection.Health, answer: Answer, failure: UpstreamFailure | None) -> ejection.Health:
+        now = self._clock()
+        if failure is not None:
+            return health if failure.kind in _OWN_REFUSALS else ejection.failed(health, now)
+        if answer.refused is not None:
+            return ejection.failed(health, now)
+        if not answer.complete:
+            return ejection.abandoned(health)
+        if answer.status in (429, 503):
+            wait = retry_after_seconds(answer.headers, time.time())
+            if wait is not None:
+                health = ejection.rested(health, wait, now)
+        if ejection.is_fault(answer.status):
+            return ejection.failed(health, now)
+        return ejection.abandoned(health) if answer.status == 429 else ejection.succeeded(health)
+
+
+class Observed(Observer):
+    """Writes the attempts of one call into the ledger."""
+
+    __slots__ = ("_budget", "_clock", "_ledger")
+
+    def __init__(self, ledger: Ledger, virtual_model: str, clock: Callable[[], float]) -> None:
+        self._ledger = ledger
+        self._budget = ledger.budget(virtual_model)
+        self._clock = clock
+
+    def began(self, candidate: Candidate) -> None:
+        """Count an open call."""
+        self._ledger.began(candidate.key)
+
+    def ended(self, candidate: Candidate, answer: Answer, failure: UpstreamFailure | None) -> None:
+        """Close it and judge the candidate by it."""
+        self._ledger.ended(candidate.key, answer, failure)
+
+    def may_retry(self) -> bool:
+        """Take one retry from the virtual model's budget."""
+        return self._budget.take(self._clock())

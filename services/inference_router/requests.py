@@ -1,0 +1,111 @@
+"""Makes the request to one provider out of a caller's: target, headers, body, timers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from services.inference_router import multipart
+from services.inference_router.headers import request_headers
+from services.inference_router.rewrite import BodyFacts, merge_body, read_body, replace_model
+from services.inference_router.snapshot import Candidate, Provider
+from services.inference_router.target import join_target
+from services.inference_router.upstream_types import Origin, Timers, UpstreamRequest
+from services.runtime.exchange import Call, Route
+
+
+@dataclass(slots=True)
+class CallBody:
+    """A caller's body, read once."""
+
+    content: bytes
+    facts: BodyFacts | None = None
+    """Set if it is a JSON object that routes."""
+    form: multipart.FormFacts | None = None
+    """Set if it is a multipart form that routes."""
+
+    @property
+    def model(self) -> str | None:
+        """The model that the body names."""
+        if self.form is not None:
+            return self.form.model
+        return self.facts.model if self.facts is not None else None
+
+    def with_model(self, upstream_id: str, provider: Provider) -> bytes:
+        """Return the body for one provider: its model, and what the provider adds."""
+        if self.form is not None:
+            return multipart.replace_form_model(self.content, self.form, upstream_id)
+        if self.facts is None:
+            return self.content
+        if provider.default_extra_body or provider.required_extra_body:
+            return merge_body(
+                self.content,
+                default_extra=provider.default_extra_body,
+                required_extra=provider.required_extra_body,
+                model=upstream_id,
+            )
+        return replace_model(self.content, self.facts, upstream_id)
+
+
+def read_call_body(call: Call) -> CallBody:
+    """Read the body of a call that is routed by model. Raises MalformedRequest."""
+    if not call.body and call.route is Route.MODEL:
+        return CallBody(b"")
+    boundary = multipart.boundary_of(content_type(call))
+    if boundary is not None:
+        return CallBody(call.body, form=multipart.read_form(call.body, boundary))
+    return CallBody(call.body, facts=read_body(call.body, model_required=call.route is not Route.MODEL))
+
+
+def content_type(call: Call) -> bytes:
+    """Return the content type that the caller gave."""
+    for name, value in call.headers:
+        if name == b"content-type":
+            return value
+    return b""
+
+
+@dataclass(frozen=True, slots=True)
+class RequestMaker:
+    """Makes the requests of all calls; ``timers`` are the router's own where a provider has none."""
+
+    timers: Timers
+
+    def routed(self, call: Call, body: CallBody, candidate: Candidate) -> UpstreamRequest:
+        """Make the request of a call that was routed by model."""
+        return self._make(call, candidate.provider, body.with_model(candidate.upstream_id, candidate.provider), True)
+
+    def pinned(self, call: Call, provider: Provider) -> UpstreamRequest:
+        """Make the request of a call by provider: the body passes untouched unless the provider adds to it."""
+        content = call.body
+        if content and (provider.default_extra_body or provider.required_extra_body):
+            content = merge_body(
+                content, default_extra=provider.default_extra_body, required_extra=provider.required_extra_body
+            )
+        return self._make(call, provider, content, False)
+
+    def _make(self, call: Call, provider: Provider, body: bytes, identity: bool) -> UpstreamRequest:
+        base = provider.base
+        return UpstreamRequest(
+            origin=Origin(base.scheme, base.host, base.port),
+            method=call.method.encode(),
+            target=join_target(base, call.path, call.query),
+            headers=request_headers(
+                call.headers,
+                default_extra=provider.default_extra_headers,
+                required_extra=provider.required_extra_headers,
+                auth=provider.auth,
+                accept_identity=identity,
+            ),
+            body=body,
+            timers=self._timers(provider),
+        )
+
+    def _timers(self, provider: Provider) -> Timers:
+        own = provider.timeouts
+        if own.connect is own.first_byte is own.idle is None:
+            return self.timers
+        return Timers(
+            connect=own.connect or self.timers.connect,
+            first_byte=own.first_byte or self.timers.first_byte,
+            idle=own.idle or self.timers.idle,
+        )

@@ -1,0 +1,112 @@
+"""The router: one object with one method, ``invoke``. Decides by pure functions over the catalog, then tries.
+
+Coroutines run per request; body bytes go by callbacks from the provider's connection into the sink.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from junctor import errors
+from services.inference_router import resolution, routing
+from services.inference_router.attempts import Attempts, Observer, Plan
+from services.inference_router.catalog import CatalogKeeper
+from services.inference_router.ledger import Ledger, Observed
+from services.inference_router.requests import RequestMaker, read_call_body
+from services.inference_router.revisions import wait_for
+from services.inference_router.snapshot import Candidate
+from services.inference_router.upstream import UpstreamClient
+from services.inference_router.upstream_types import Timers
+from services.runtime.exchange import Call, Outcome, Route, Sink, Verdict
+
+ATTEMPT_CAP = 3
+"""Candidates that one call is tried at."""
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Timers of calls where a provider has none of its own, in seconds."""
+
+    total: float = 1800.0
+    timers: Timers = field(default_factory=Timers)
+
+
+class Router:
+    """Serves calls. Made and used inside one running event loop; implements ``Invoker``."""
+
+    def __init__(
+        self,
+        keeper: CatalogKeeper,
+        client: UpstreamClient,
+        figures: Figures,
+        *,
+        seed: Callable[[], int] = lambda: random.getrandbits(64),
+    ) -> None:
+        self._keeper = keeper
+        self._client = client
+        self._figures = figures
+        self._requests = RequestMaker(figures.timers)
+        self._seed = seed
+        self._loop = asyncio.get_running_loop()
+        self.ledger = Ledger(self._loop.time)
+
+    async def invoke(self, call: Call, sink: Sink) -> Outcome:
+        """Serve one call into ``sink``; see :class:`services.runtime.exchange.Invoker`."""
+        if call.min_revision:
+            await wait_for(self._keeper, call.min_revision, call.timeout)
+        plan, observer, total = self._plan(call)
+        attempts = Attempts(self._client, sink, observer)
+        try:
+            async with asyncio.timeout(total):
+                return await attempts.run(plan)
+        except TimeoutError:
+            late = f"The call took longer than its limit of {total:g} s."
+            if attempts.outcome is not None:
+                return attempts.outcome
+            if attempts.committed:
+                return attempts.broken(Verdict.TIMED_OUT, errors.StreamBroken(late))
+            raise errors.UpstreamTimeout(late) from None
+
+    def conditions(self, session: str, *, turn: int) -> routing.Conditions:
+        """Gather all that the order of candidates depends on."""
+        return routing.Conditions(
+            seed=self._seed(), turn=turn, session=session, loads=self.ledger.loads, out=self.ledger.out()
+        )
+
+    def _plan(self, call: Call) -> tuple[Plan, Observer, float]:
+        if call.route is Route.PROVIDER:
+            return self._pinned(call)
+        body = read_call_body(call)
+        found = resolution.resolve(self._keeper.catalog, call.route, call.workspace, name=call.name, model=body.model)
+        virtual_model = found.virtual_model
+        ref = f"{virtual_model.workspace}/{virtual_model.name}"
+        ordered = routing.order(found, self.conditions(call.session, turn=self.ledger.turn(ref)))
+        plan = Plan(
+            candidates=ordered,
+            request_for=lambda candidate: self._requests.routed(call, body, candidate),
+            rewrites=True,
+            method=call.method,
+            retry=virtual_model.retry,
+            cap=ATTEMPT_CAP,
+        )
+        return plan, Observed(self.ledger, ref, self._loop.time), self._total(call, ordered[0])
+
+    def _pinned(self, call: Call) -> tuple[Plan, Observer, float]:
+        """Plan a call by provider: one attempt, the provider's own answer, nothing learned from it."""
+        provider = resolution.provider_of(self._keeper.catalog, call.workspace, call.name)
+        candidate = Candidate(provider, "", "")
+        plan = Plan(
+            candidates=(candidate,),
+            request_for=lambda chosen: self._requests.pinned(call, chosen.provider),
+            rewrites=False,
+            method=call.method,
+            cap=1,
+        )
+        return plan, Observer(), self._total(call, candidate)
+
+    def _total(self, call: Call, first: Candidate) -> float:
+        limit = first.provider.timeouts.total or self._figures.total
+        return limit if call.timeout is None else min(limit, call.timeout)

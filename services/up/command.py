@@ -1,0 +1,158 @@
+"""``junctor up``: all services and the edge in one process, with the demo provider and detection."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
+from typing import Annotated, Any
+
+import httpx
+import typer
+
+from services.assembly import Node
+from services.demo.server import RunningDemo
+from services.demo.server import start as start_demo
+from services.main import load, run
+from services.settings import Settings
+from services.settings_table import UP
+from services.up.detect import detect
+from services.up.edge import EdgeRefused
+from services.up.register import register_demo
+from services.up.screen import Facts, reachable_url, render
+
+READY_SECONDS = 30.0
+"""How long the screen waits for the services; they go on starting after it."""
+_MODELS_SECONDS = 2.0
+"""How long the screen waits for a first model."""
+_POLL_SECONDS = 0.02
+
+_log = logging.getLogger(__name__)
+
+Text = Annotated[str | None, typer.Option()]
+
+
+def command(  # noqa: PLR0913, PLR0917 - one parameter per flag
+    host: Annotated[str | None, typer.Option(help="Address of the HTTP edge. [default: 127.0.0.1]")] = None,
+    port: Annotated[str | None, typer.Option(help="Port of the HTTP edge. [default: 8080]")] = None,
+    grpc_host: Annotated[str | None, typer.Option(help="Address of the gRPC listener. [default: 127.0.0.1]")] = None,
+    grpc_port: Annotated[str | None, typer.Option(help="Port of the gRPC listener. [default: 50051]")] = None,
+    admin_port: Annotated[str | None, typer.Option(help="Operators' port: health and metrics. [default: off]")] = None,
+    data_dir: Annotated[str | None, typer.Option(help="SQLite files. [default: ./junctor-data]")] = None,
+    database_url: Annotated[str | None, typer.Option(help="postgresql://… instead of SQLite.")] = None,
+    demo: Annotated[bool | None, typer.Option("--demo/--no-demo", help="The demo provider. [default: on]")] = None,
+    detect_: Annotated[
+        bool | None,
+        typer.Option("--detect/--no-detect", help="Look for local model servers and provider keys. [default: on]"),
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="TOML file with settings.")] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the settings in force, and exit.")
+    ] = False,
+) -> None:
+    """Start everything in one process on this machine: services, HTTP edge, demo provider.
+
+    Every flag has a variable (JUNCTOR_PORT …); the README lists them all.
+
+    Examples:
+
+      junctor up
+
+      junctor up --port 9000 --no-demo
+
+      OPENAI_API_KEY=… junctor up
+    """
+    flags: dict[str, Any] = {
+        "host": host,
+        "port": port,
+        "grpc_host": grpc_host,
+        "grpc_port": grpc_port,
+        "admin_port": admin_port,
+        "data_dir": data_dir,
+        "database_url": database_url,
+        "demo": demo,
+        "detect": detect_,
+        "config": config,
+        "print_config": print_config,
+    }
+    settings = load(flags, (UP,), program="junctor up")
+    raise typer.Exit(run(settings, up))
+
+
+async def up(settings: Settings, stop: asyncio.Event) -> None:
+    """Run until ``stop``: start the node, register what is there, show the screen."""
+    node = Node(settings)
+    demo: RunningDemo | None = None
+    try:
+        await node.start()
+        if settings.demo:
+            demo = await start_demo()
+        greeting = asyncio.create_task(_greet(node, settings, demo))
+        await stop.wait()
+        greeting.cancel()
+        await asyncio.gather(greeting, return_exceptions=True)
+        _say("\nStopping: streams under way may finish. Ctrl-C again to stop at once.")
+    finally:
+        await node.stop()
+        if demo is not None:
+            await demo.stop()
+
+
+async def _greet(node: Node, settings: Settings, demo: RunningDemo | None) -> None:
+    """Register the demo and what detection finds, then print the screen."""
+    url = reachable_url(settings.edge.host, node.http_port)
+    own = {node.http_port, node.grpc_port, settings.admin_port or 0} | ({demo.port} if demo else set())
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=10) as client:
+        await _until_ready(client)
+        found: Sequence[str] = ()
+        if demo is not None:
+            try:
+                await register_demo(client, demo.url)
+            except EdgeRefused as error:
+                _log.warning("the demo provider could not be registered: %s", error)
+        if settings.detect:
+            found = [finding.line for finding in await detect(client, environment=os.environ, own_ports=own)]
+        models = await _models(client, expect=demo is not None or bool(found))
+    facts = Facts(
+        url=url,
+        grpc_target=f"{settings.grpc.host}:{node.grpc_port}",
+        data_dir=str(settings.data_dir.absolute()),
+        models=models,
+        detected=found,
+        version=version("junctor"),
+    )
+    _say(render(facts, colour=sys.stdout.isatty()))
+
+
+async def _until_ready(client: httpx.AsyncClient) -> None:
+    async with asyncio.timeout(READY_SECONDS):
+        while (await client.get("/health/ready")).status_code != httpx.codes.OK:
+            await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _models(client: httpx.AsyncClient, *, expect: bool) -> list[str]:
+    """Return the routable ids, after a moment for discovery when there should be some."""
+    models: list[str] = []
+    try:
+        async with asyncio.timeout(_MODELS_SECONDS):
+            while True:
+                answer = await client.get("/v1/models")
+                models = [model["id"] for model in answer.json().get("data", []) if _is_ours(model)]
+                if models or not expect:
+                    return models
+                await asyncio.sleep(_POLL_SECONDS)
+    except TimeoutError:
+        return models
+
+
+def _is_ours(model: Mapping[str, str]) -> bool:
+    """Tell a name of junctor's (``workspace/model``) from an upstream's id, which resolves as well."""
+    return model["id"].startswith(f"{model['owned_by']}/")
+
+
+def _say(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()
