@@ -205,6 +205,7 @@ class Attempts:
         """
         current: _Current | None = None
         async with self._providers.feed.database.write() as tx:
+            await self._providers.feed.lock(tx)
             if await self._schedule.is_current(tx, claim):
                 provider = await self._providers.fetch(tx, claim.workspace, claim.name)
                 current = _Current(tx, provider, self._providers)

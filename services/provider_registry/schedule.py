@@ -3,7 +3,7 @@
 These tables are not in the change log: a re-discovery that changes nothing must change nothing. Each row has a
 ticket, a number that only grows: claiming a row, changing its provider and setting its status take the next one.
 Work that comes back with an old ticket is thrown away, here and by the model registry (``provider_revision``).
-Whoever writes a provider as well locks its row here first, then takes a revision: one order, so no deadlocks.
+Whoever writes a provider as well has locked the feed before these rows: one order, so no deadlocks.
 """
 
 from __future__ import annotations
@@ -115,10 +115,6 @@ class Schedule:
             )
         )
 
-    async def lock(self, tx: AsyncConnection, provider_id: str) -> None:
-        """Keep everybody else from a provider's row until ``tx`` ends; SQLite's writers are alone anyway."""
-        await tx.execute(sa.select(DISCOVERY.c.ticket).where(DISCOVERY.c.provider_id == provider_id).with_for_update())
-
     async def demand(self, tx: AsyncConnection, provider: pb.Provider) -> None:
         """Make a provider due at once, because its configuration changed; what is under way counts no more."""
         now = now_microseconds()
@@ -209,7 +205,8 @@ class Schedule:
         return [Claim(r.provider_id, r.workspace, r.name, r.ticket, r.changed_at, r.failures, r.held) for r in rows]
 
     async def is_current(self, tx: AsyncConnection, claim: Claim) -> bool:
-        """Tell whether nothing has happened to a claimed provider since it was claimed; locks its row."""
+        """Tell whether nothing has happened to a claimed provider since it was claimed."""
+        # A claim does not lock the feed, so this row must stay as it is until the result is written.
         statement = sa.select(DISCOVERY.c.ticket).where(DISCOVERY.c.provider_id == claim.provider_id).with_for_update()
         return (await tx.execute(statement)).scalar() == claim.ticket
 

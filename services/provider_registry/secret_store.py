@@ -5,7 +5,6 @@ from __future__ import annotations
 import hashlib
 
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from junctor.v1 import secrets_pb2 as pb
@@ -49,18 +48,15 @@ class SecretStore(ResourceStore[pb.Secret]):
         """Create a secret with its value. Raises ResourceExists; ``request_id`` as in :meth:`create`."""
         # Not of the value: a plain digest of a short one would give it away.
         digest = hashlib.sha256(secret.SerializeToString(deterministic=True)).hexdigest()
-        try:
-            async with self.transaction() as tx:
-                if request_id and (earlier := await self._replay(tx, request_id, digest)) is not None:
-                    return earlier
-                await self._schedule.demand_users(tx, secret.workspace, secret.name)
-                created = await self.insert(tx, secret)
-                await tx.execute(sa.insert(VALUES).values(self._sealed_row(created, value)))
-                if request_id:
-                    await self._remember(tx, request_id, digest, created)
-                return created
-        except IntegrityError as error:  # two replicas created it at the same time
-            raise self.already_exists(secret.workspace, secret.name) from error
+        async with self.transaction() as tx:
+            if request_id and (earlier := await self._replay(tx, request_id, digest)) is not None:
+                return earlier
+            await self._schedule.demand_users(tx, secret.workspace, secret.name)
+            created = await self.insert(tx, secret)
+            await tx.execute(sa.insert(VALUES).values(self._sealed_row(created, value)))
+            if request_id:
+                await self._remember(tx, request_id, digest, created)
+            return created
 
     async def update_secret(self, request: pb.UpdateSecretRequest) -> pb.Secret:
         """Change value or description. Raises ResourceNotFound, StaleVersion."""

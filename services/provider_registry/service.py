@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 
 from junctor.channel import Peer
-from junctor.errors import WorkspaceMissing
 from junctor.v1 import provider_registry_pb2_grpc, secrets_pb2_grpc
 from services.provider_registry import seed as seeds
 from services.provider_registry.attempt import Attempts, Pace
@@ -105,16 +104,8 @@ class ProviderRegistryService:
     async def _drop_workspaces_except(self, listed: frozenset[str]) -> None:
         """Remove everything that lies in a workspace that is no more."""
         filled = await self._providers.workspaces() | await self._secrets.workspaces()
-        gone = frozenset([name for name in filled - listed if await self._is_gone(name)])
+        gone = await self._workspaces.gone(filled - listed)
         if gone:
             async with self._providers.transaction() as tx:
                 await self._providers.drop_workspaces(tx, gone)
                 await self._secrets.drop_workspaces(tx, gone)
-
-    async def _is_gone(self, workspace: str) -> bool:
-        # The list may lag behind: a workspace that was made a moment ago must not be taken for a deleted one.
-        try:
-            await self._workspaces.require(workspace)
-        except WorkspaceMissing:
-            return True
-        return False

@@ -99,7 +99,6 @@ class ProviderStore(ResourceStore[pb.Provider]):
             if provider != current:
                 provider.generation = current.generation + 1
 
-        await self.schedule.lock(tx, current.id)
         changed = await self.put(tx, current, counted)
         if changed.generation != current.generation:
             await self.schedule.demand(tx, changed)

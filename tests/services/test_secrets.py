@@ -28,6 +28,7 @@ from services.runtime.auth import Secret
 from services.runtime.changes import Feed
 from services.runtime.db import open_database
 from tests.provider_plane import running
+from tests.upstream import Status
 
 VALUE = "sk-a-value-that-nobody-must-see-0123456789"
 
@@ -171,11 +172,15 @@ async def test_a_watch_tells_of_every_change_and_of_no_value(plane):
     assert VALUE not in str(seen)
 
 
-async def test_no_file_and_no_log_line_ever_has_a_value(tmp_path, caplog):
+async def test_no_file_and_no_log_line_ever_has_a_value(tmp_path, caplog, upstream):
     caplog.set_level(logging.DEBUG)
+    upstream.always(Status(500), path="/failing/v1/models")
     async with running(tmp_path) as plane:
         await plane.secret("k1", VALUE)
-        await plane.create("up1", "http://127.0.0.1:9", api_key_secret_name="k1")
+        await plane.create("up2", upstream.url, api_key_secret_name="k1")
+        await plane.ready("up2")
+        assert upstream.requests[0].header("authorization") == f"Bearer {VALUE}"
+        await plane.create("up1", upstream.url + "/failing", api_key_secret_name="k1")
         await plane.becomes("up1", lambda p: "failed" in p.status_message)
         with pytest.raises(ResourceExists):
             await plane.secret("k1", VALUE)
