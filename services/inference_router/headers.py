@@ -100,8 +100,10 @@ def _number(text: bytes | None) -> float | None:
 
 
 def _named_by_connection(headers: Headers) -> frozenset[bytes]:
+    if b"connection" not in dict(headers):  # one C call; on the hot path the field is rare
+        return _NONE
     values = [value for name, value in headers if name == b"connection"]
-    if not values or values == [b"keep-alive"]:
+    if values == [b"keep-alive"]:
         return _NONE
     return frozenset(token.strip().lower() for value in values for token in value.split(b","))
 

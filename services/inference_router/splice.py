@@ -29,6 +29,9 @@ def replace_member(body: bytes, fields: Fields, key: str, value: bytes) -> bytes
     ``fields`` is ``decode_fields(body)``. Every other byte stays, with one exception: an object in which a key
     occurs twice is written anew from ``fields``, so that no reader can take another value than the last.
     """
+    span = _first_member_span(body, fields, key)
+    if span is not None:
+        return b"".join((body[: span[0]], value, body[span[1] :]))
     old = len(memoryview(fields[key]))
     fresh = encode({**fields, key: msgspec.Raw(value)})
     # Equal length means that there was no space to lose, no second key and no escape: it is the splice already.
@@ -38,6 +41,21 @@ def replace_member(body: bytes, fields: Fields, key: str, value: bytes) -> bytes
     if span is None:
         return fresh
     return b"".join((body[: span[0]], value, body[span[1] :]))
+
+
+def _first_member_span(body: bytes, fields: Fields, key: str) -> tuple[int, int] | None:
+    """Return the span of the value of ``key`` if it is the first member and certainly the only one of its name.
+
+    A key can also be written with escapes, so a body with any ``\\u`` is left to the sound walk.
+    """
+    label = b'"%b"' % key.encode()
+    if not body.startswith(b"{" + label + b":") or body.count(label) != 1 or b"\\u" in body:
+        return None
+    start = len(label) + 2
+    if body[start : start + 1] == b" ":
+        start += 1
+    raw = bytes(fields[key])
+    return (start, start + len(raw)) if body.startswith(raw, start) else None
 
 
 def add_member(body: bytes, fields: Fields, key: str, value: bytes) -> bytes:
