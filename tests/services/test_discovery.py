@@ -1,6 +1,5 @@
 """Discovery against a real upstream, a real store and a real ProviderSync server."""
 
-import asyncio
 from dataclasses import replace
 
 import pytest
@@ -359,19 +358,13 @@ async def test_without_the_switch_there_is_no_seed(plane):
     assert page.total_size == 0
 
 
-async def test_many_providers_are_discovered_side_by_side_up_to_the_bound(tmp_path, upstream):
-    gates = [asyncio.Event() for _ in range(4)]
-    body = b'{"data":[{"id":"m1"}]}'
-    for gate in gates:
-        upstream.script(Raw(gate, head(200, ("content-length", str(len(body)))), body))
-    async with running(tmp_path, pace=replace(CALM, concurrency=2)) as plane:
-        for number in range(4):
-            await plane.create(f"up{number}", upstream.url)
+async def test_a_new_value_of_the_key_is_tried_at_once(tmp_path, upstream):
+    upstream.always(models("m1"))
+    async with running(tmp_path, pace=CALM) as plane:
+        await plane.secret("k1", "value-one")
+        await plane.create("up1", upstream.url, api_key_secret_name="k1")
+        await plane.ready("up1")
+        request = spb.UpdateSecretRequest(workspace="default", name="k1", value="value-two")
+        await plane.public.call(plane.secrets.UpdateSecret, request)
         await upstream.request(2)
-        gates[0].set()
-        await upstream.request(3)
-        assert len(upstream.requests) == 3
-        for gate in gates:
-            gate.set()
-        for number in range(4):
-            await plane.ready(f"up{number}")
+    assert [r.header("authorization") for r in upstream.requests] == ["Bearer value-one", "Bearer value-two"]

@@ -21,7 +21,7 @@ from junctor.errors import (
 from junctor.v1 import secrets_pb2 as pb
 from junctor.v1 import secrets_pb2_grpc, watch_pb2
 from services.provider_registry.schedule import Schedule
-from services.provider_registry.secret_store import SecretStore
+from services.provider_registry.secret_store import VALUES, SecretStore
 from services.provider_registry.secrets import Keyring, add_key
 from services.provider_registry.store import MIGRATIONS
 from services.runtime.auth import Secret
@@ -211,7 +211,7 @@ async def test_with_another_key_file_the_value_is_unavailable_and_says_why(tmp_p
         assert (await get(plane, "k1")).name == "k1"
 
 
-async def test_a_value_can_be_read_while_and_after_its_key_is_replaced(tmp_path):
+async def test_values_outlive_the_replacement_of_their_key_and_not_their_secret(tmp_path):
     path = tmp_path / "secret.key"
     database = open_database(f"sqlite:///{tmp_path / 'store.sqlite'}", schema="provider_registry")
     await database.migrate(MIGRATIONS)
@@ -231,5 +231,9 @@ async def test_a_value_can_be_read_while_and_after_its_key_is_replaced(tmp_path)
         values = await asyncio.gather(*(fresh.reveal("default", f"k{number}") for number in range(3)))
         assert [value.reveal() for _, value in values] == [f"{VALUE}{number}" for number in range(3)]
         assert [secret.value_version for secret, _ in values] == [1, 1, 1]
+        for number in range(3):
+            await store.delete("default", f"k{number}")
+        async with database.read() as tx:
+            assert (await tx.execute(VALUES.select())).all() == []
     finally:
         await database.close()
