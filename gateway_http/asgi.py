@@ -16,6 +16,7 @@ from urllib.parse import quote
 from gateway_http import answers, errors, paths
 from gateway_http.limits import SPECIAL
 from gateway_http.options import EdgeOptions, describe
+from junctor.channel import REQUEST_ID
 from junctor.errors import InternalError, JunctorError, TooLarge
 from services.runtime.exchange import Call, Head, Headers, Outcome, Source, Verdict
 
@@ -179,6 +180,7 @@ class InferenceApp:
             await asyncio.gather(work, writer, gone, return_exceptions=True)
 
     async def _invoke(self, call: Call, sink: AsgiSink) -> None:
+        REQUEST_ID.set(call.request_id)  # the task's own context: ends with it
         try:
             await self.options.invoker.invoke(call, sink)
             sink.finish(InternalError("The call ended without an answer"))

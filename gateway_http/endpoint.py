@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
+import uuid
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,7 +19,9 @@ from starlette.types import Receive, Scope, Send
 
 from gateway_http import errors
 from gateway_http.limits import Limits
+from gateway_http.options import usable_id
 from gateway_http.translate import BadBody, dumps, loads
+from junctor.channel import REQUEST_ID
 from junctor.errors import InternalError, InvalidField, JunctorError, TooLarge
 
 BODY_LIMIT = Limits().other_body
@@ -83,6 +86,8 @@ class Endpoint:
             allow = ", ".join(self._handlers).encode()
             await _send(send, errors.refusal(405, "Method Not Allowed", headers=[(b"allow", allow)]))
             return
+        request_id = _request_id(scope)
+        REQUEST_ID.set(request_id)  # uvicorn runs each request in a task, whose context ends with it
         call = Call(request.path_params, request.query_params.multi_items(), lambda: _read(request))
         try:
             response = _written(await handler(call))
@@ -91,8 +96,10 @@ class Endpoint:
         except JunctorError as error:
             response = self._refused(error, call)
         except Exception:  # noqa: BLE001 - the last resort: logged in full, shown without text
-            _log.exception("a registry route failed", extra={"path": scope["path"], "method": request.method})
+            extra = {"path": scope["path"], "method": request.method, "request_id": request_id}
+            _log.exception("a registry route failed", extra=extra)
             response = errors.to_response(InternalError("Internal error"), registry=True)
+        response.headers.append((b"x-request-id", request_id.encode()))
         await _send(send, response)
 
     def _refused(self, error: JunctorError, call: Call) -> errors.Response:
@@ -107,6 +114,11 @@ class Endpoint:
             if self._echoes:
                 entry.update(_input(entry["loc"], call))
         return response._replace(body=dumps(content))
+
+
+def _request_id(scope: Scope) -> str:
+    given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
+    return given.decode() if usable_id(given) else f"req-{uuid.uuid4().hex}"
 
 
 def _input(loc: list[str | int], call: Call) -> dict[str, Any]:

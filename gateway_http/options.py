@@ -37,7 +37,7 @@ def describe(call: Call, special: dict[bytes, bytes], options: EdgeOptions) -> N
     Raises :class:`InvalidField` for a timeout that is not a positive number of milliseconds.
     """
     given = special.get(b"x-request-id")
-    call.request_id = given.decode() if given and _usable_id(given) else options.request_id()
+    call.request_id = given.decode() if given and usable_id(given) else options.request_id()
     if (timeout := special.get(b"x-junctor-timeout-ms")) is not None:
         call.timeout = _seconds(timeout)
     if (revision := special.get(b"x-junctor-min-revision")) is not None:
@@ -47,8 +47,9 @@ def describe(call: Call, special: dict[bytes, bytes], options: EdgeOptions) -> N
     call.want_receipt = special.get(b"x-junctor-receipt") == b"1"
 
 
-def _usable_id(value: bytes) -> bool:
-    return len(value) <= _ID_LIMIT and value.isascii() and value.decode().isprintable() and b" " not in value
+def usable_id(value: bytes) -> bool:
+    """Tell whether a caller's ``x-request-id`` may be kept: 1 to 128 visible ASCII characters."""
+    return 0 < len(value) <= _ID_LIMIT and value.isascii() and value.decode().isprintable() and b" " not in value
 
 
 def _seconds(value: bytes) -> float:

@@ -23,6 +23,7 @@ from gateway_http.http_sink import encode_answer
 from gateway_http.limits import Refused, RequestHead, Seen, judge_part, read_head
 from gateway_http.options import EdgeOptions, describe
 from gateway_http.watch import NEVER
+from junctor.channel import REQUEST_ID
 from junctor.errors import InternalError, JunctorError, NotReady
 from services.runtime.exchange import Call
 
@@ -223,6 +224,7 @@ class EdgeProtocol(HttpToolsProtocol):
         task.add_done_callback(self.tasks.discard)
 
     async def _serve(self, cycle: InferenceCycle) -> None:
+        REQUEST_ID.set(cycle.call.request_id)  # the task's own context: ends with it
         try:
             await self.options.invoker.invoke(cycle.call, cycle)
             if not cycle.response_complete and not cycle.disconnected:

@@ -10,7 +10,9 @@ import asyncio
 import logging
 import os
 import socket
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from typing import Protocol
 
 from gateway_http.service import GatewayOptions, GatewayService
@@ -18,16 +20,17 @@ from junctor.channel import Metadata, Peer, open_peer
 from services.access_control.service import AccessControlService
 from services.inference_router.service import InferenceRouterService, RouterOptions
 from services.model_registry.service import ModelRegistryService
-from services.provider_registry.secrets import Keyring
+from services.provider_registry.secrets import KeyFileError, Keyring
 from services.provider_registry.service import ProviderRegistryService
 from services.runtime.addresses import AddressPolicy
 from services.runtime.admin_http import AdminServer
-from services.runtime.auth import Access, load_or_create_token, token_metadata
+from services.runtime.auth import Access, Secret, TokenFileError, load_or_create_token, token_metadata
 from services.runtime.db import Database, open_database
+from services.runtime.db_start import StoreUnusable, opening
 from services.runtime.http_server import listen
 from services.runtime.interceptors import CallCounters
 from services.runtime.metrics import call_metrics, process_metrics
-from services.runtime.server import GrpcServer, Limits, create_server
+from services.runtime.server import BindError, GrpcServer, Limits, create_server
 from services.runtime.tasks import Tasks
 from services.settings import Settings
 from services.settings_table import GATEWAY, PORTS, UP
@@ -44,6 +47,9 @@ POLICY: Mapping[str, Access] = {
     "junctor.v1.Inference": Access.PUBLIC,
 }
 """Who may call which gRPC service; a test holds it against every descriptor."""
+
+CannotStart: tuple[type[Exception], ...] = (OSError, TokenFileError, KeyFileError, StoreUnusable)
+"""What a process that cannot start raises (BindError is an OSError); each has a text of one line for a terminal."""
 
 _HEALTH_SECONDS = 0.25
 _BODY_FRAME = 1024 * 1024
@@ -72,37 +78,41 @@ class Node:
     """One process: any of the four services on one gRPC port, and the HTTP edge if it is among them."""
 
     def __init__(self, settings: Settings) -> None:
-        """Wire everything up; nothing listens and nothing is opened yet. Raises TokenFileError, OSError."""
+        """Wire everything up; nothing listens and nothing is opened yet. Raises TokenFileError."""
         self.settings = settings
         self.names = (*PORTS, GATEWAY) if UP in settings.services else settings.services
-        self.grpc_port = settings.grpc.port or _free_port(settings.grpc.host)
+        self.grpc_port = 0
         self.http_port = 0
         self._tasks = Tasks("node")
         self._counters = CallCounters()
         self._admin: AdminServer | None = None
         self._listener: socket.socket | None = None
         self._token = load_or_create_token(settings.service_token_file)
-        self._peers = {name: self._open_peer(name) for name in PORTS}
+        self._peers: dict[str, Peer] = {}
         self._services: dict[str, Service] = {}
+        self._databases: dict[str, Database] = {}
         self._server: GrpcServer | None = None
         self._router: InferenceRouterService | None = None
         self._gateway: GatewayService | None = None
 
+    @property
+    def secrets(self) -> Sequence[Secret]:
+        """What must never be logged."""
+        return [secret for secret in (self._token, self.settings.auth.admin_key) if secret is not None]
+
     async def start(self) -> None:
-        """Listen and begin to serve. Raises BindError, OSError; call :meth:`stop` then as well."""
-        if GATEWAY in self.names:
-            edge = self.settings.edge
-            self._listener = listen(edge.host, edge.port)  # first: a taken port is found before work is done
-            self.http_port = self._listener.getsockname()[1]
-        await self._start_services()
+        """Listen and begin to serve. Raises CannotStart; call :meth:`stop` then as well."""
+        await self._take_ports()  # first: a taken one is found before work is done
+        self._peers = {name: self._open_peer(name) for name in PORTS}
+        if self._server is not None:
+            await self._start_services(self._server)
         if self._listener is not None:
             await self._start_gateway(self._listener)
         self._tasks.start(self._report_health())
-        if self.settings.admin_port is not None:
-            await self._start_admin(self.settings.admin_port)
 
     async def stop(self) -> None:
         """Drain: say NOT_SERVING, stop accepting, finish streams up to the limit, close everything."""
+        limit = time.monotonic() + self.settings.drain_timeout
         if self._server is not None:
             self._server.health.drain()
         await self._tasks.stop()
@@ -110,8 +120,8 @@ class Node:
             await self._gateway.stop()
         elif self._listener is not None:
             self._listener.close()
-        if self._server is not None:
-            await self._server.stop(self.settings.drain_timeout)
+        if self._server is not None:  # after the edge, whose requests under way may need it
+            await self._server.stop(max(0.0, limit - time.monotonic()))
         for service in reversed(self._services.values()):
             await service.stop()
         if self._admin is not None:
@@ -126,37 +136,54 @@ class Node:
 
     # -- the parts, in the order in which they need one another
 
-    async def _start_services(self) -> None:
+    async def _take_ports(self) -> None:
+        edge, grpc = self.settings.edge, self.settings.grpc
+        if GATEWAY in self.names:
+            self._listener = listen(edge.host, edge.port)
+            self.http_port = self._listener.getsockname()[1]
+        if self.settings.admin_port is not None:
+            await self._start_admin(self.settings.admin_port)
+        if any(name in PORTS for name in self.names):
+            self._server = self._make_server()
+            self.grpc_port = self._server.bind(grpc.host, grpc.port)
+
+    def _make_server(self) -> GrpcServer:
+        routes = "inference-router" in self.names
+        limits = Limits(receive=self.settings.max_body + _BODY_FRAME) if routes else Limits()
+        return create_server(
+            policy=POLICY, token=self._token, limits=limits, counters=self._counters, channelz_too=True
+        )
+
+    async def _start_services(self, server: GrpcServer) -> None:
         make: dict[str, Callable[[], Service]] = {
             "access-control": self._access_control,
             "model-registry": self._model_registry,
             "provider-registry": self._provider_registry,
             "inference-router": self._inference_router,
         }
-        mine = [name for name in PORTS if name in self.names]
-        if not mine:
-            return
-        limit = self.settings.max_body + _BODY_FRAME if "inference-router" in mine else Limits().receive
-        self._server = create_server(
-            policy=POLICY, token=self._token, limits=Limits(receive=limit), counters=self._counters, channelz_too=True
-        )
-        for name in mine:
-            self._services[name] = make[name]()
-            self._services[name].register(self._server)
-        for service in self._services.values():  # one after the other: Alembic migrates one store at a time
+        for name in PORTS:
+            if name in self.names:
+                self._services[name] = make[name]()
+                self._services[name].register(server)
+        for name, service in self._services.items():  # one after the other: Alembic migrates one store at a time
+            await self._start_service(name, service)
+        await server.start()
+
+    async def _start_service(self, name: str, service: Service) -> None:
+        database = self._databases.get(name)
+        with opening(database) if database is not None else nullcontext():
             await service.start()
-        await self._server.start(self.settings.grpc.host, self.grpc_port)
 
     def _access_control(self) -> Service:
-        return AccessControlService(self._database("access_control"))
+        return AccessControlService(self._database("access-control"))
 
     def _model_registry(self) -> Service:
-        return ModelRegistryService(self._database("model_registry"), access_control=self._peers["access-control"])
+        return ModelRegistryService(self._database("model-registry"), access_control=self._peers["access-control"])
 
     def _provider_registry(self) -> Service:
         settings = self.settings
         return ProviderRegistryService(
-            self._database("provider_registry"),
+            self._database("provider-registry"),
             keyring=Keyring.load_or_create(settings.secret_key_file),
             access_control=self._peers["access-control"],
             model_registry=self._peers["model-registry"],
@@ -195,22 +222,26 @@ class Node:
         await self._gateway.start(listener)
 
     async def _start_admin(self, port: int) -> None:
-        import time
-
         self._admin = AdminServer(
             readiness=self._checks, collectors=[process_metrics(time.time()), call_metrics(self._counters)]
         )
-        await self._admin.start(self.settings.grpc.host, port)
+        host = self.settings.grpc.host
+        try:
+            await self._admin.start(host, port)
+        except OSError as error:
+            raise BindError(host, port, error.errno or 0, error.strerror or str(error), flag="--admin-port") from error
 
     # -- within
 
-    def _database(self, store: str) -> Database:
+    def _database(self, service: str) -> Database:
+        store = service.replace("-", "_")
         url = self.settings.database_url
         if url is None:
             folder = self.settings.data_dir
             folder.mkdir(mode=0o700, parents=True, exist_ok=True)
             url = f"sqlite:///{(folder / f'{store}.sqlite').absolute()}"
-        return open_database(url, schema=store)
+        self._databases[service] = open_database(url, schema=store)
+        return self._databases[service]
 
     def _open_peer(self, name: str) -> Peer:
         target = getattr(self.settings.peers, name.replace("-", "_"))
@@ -228,9 +259,9 @@ class Node:
 
     def _checks(self) -> Mapping[str, bool]:
         checks = dict(self._server.health.snapshot()) if self._server is not None else {}
-        if self._gateway is not None:
-            checks["gateway"] = self._gateway.ready()
-        return checks
+        if GATEWAY in self.names:
+            checks["gateway"] = self._gateway is not None and self._gateway.ready()
+        return checks or {"start": False}
 
 
 _OWNERS = {
@@ -253,14 +284,6 @@ def _owner(grpc_service: str) -> str | None:
 def _own_target(host: str, port: int) -> str:
     reach = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound here
     return f"[{reach}]:{port}" if ":" in reach else f"{reach}:{port}"
-
-
-def _free_port(host: str) -> int:
-    """Choose a port for ``--grpc-port 0``: the services call one another by it before the server has started."""
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.bind((host, 0))
-        return int(probe.getsockname()[1])
 
 
 def private_files() -> None:

@@ -14,9 +14,8 @@ from importlib.metadata import version
 
 import uvloop
 
-from services.assembly import Node, private_files
+from services.assembly import CannotStart, Node, private_files
 from services.runtime import telemetry
-from services.runtime.auth import TokenFileError
 from services.runtime.limits import raise_open_files
 from services.runtime.server import BindError
 from services.settings import Settings, SettingsError, add_flags
@@ -64,16 +63,25 @@ def load(flags: dict[str, object], services: tuple[str, ...], *, program: str) -
     return settings
 
 
-def run(settings: Settings, work: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> int:
-    """Run ``work`` until it ends or a signal sets its event; returns the exit code."""
+Work = Callable[[Node, asyncio.Event], Awaitable[None]]
+"""Starts the node, and returns once the event is set."""
+
+
+def run(settings: Settings, work: Work) -> int:
+    """Run ``work`` until it ends or a signal sets its event, then drain; returns the exit code.
+
+    A second signal ends the process at once, with 128 and the signal's number as shells have it.
+    """
     private_files()
     raise_open_files()
-    telemetry.configure(level=settings.log.level, form=settings.log.format)
+    # Read when grpc's core starts: its own lines (a peer that said goodbye) are no news, and go past our logging.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    redactor = telemetry.configure(level=settings.log.level, form=settings.log.format)
     for name in settings.unknown:
         _log.warning("%s is not a setting", name)
     try:
-        uvloop.run(_until_signal(settings, work))
-    except (BindError, TokenFileError, OSError) as error:
+        uvloop.run(_until_signal(settings, redactor, work))
+    except CannotStart as error:
         sys.stderr.write(f"junctor: {explain(error)}\n")
         return 1
     return 0
@@ -84,26 +92,38 @@ def explain(error: Exception) -> str:
     if isinstance(error, BindError):
         if error.errno == errno.EADDRINUSE:
             return taken(error.port, error.flag)
-        return f"{error}; use {error.flag.replace('port', 'host')}"
+        return f"{error}; use {_HOST_FLAGS[error.flag]}"
     if isinstance(error, OSError) and error.filename:
-        return f"cannot write to {error.filename}: {error.strerror}; use --data-dir"
+        return f"cannot use {error.filename}: {error.strerror}; choose another place with --data-dir"
     return str(error)
 
 
-async def _until_signal(settings: Settings, work: Callable[[Settings, asyncio.Event], Awaitable[None]]) -> None:
+_HOST_FLAGS = {"--port": "--host", "--grpc-port": "--grpc-host", "--admin-port": "--grpc-host"}
+
+
+async def _until_signal(settings: Settings, redactor: telemetry.Redactor, work: Work) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
-    await work(settings, stop)
-
-
-async def _serve(settings: Settings, stop: asyncio.Event) -> None:
+        loop.add_signal_handler(number, _stop_or_end, stop, number)
     node = Node(settings)
+    for secret in node.secrets:
+        redactor.register(secret)
     try:
-        await node.start()
-        _log.info("serving %s", ", ".join(node.names), extra={"grpc_port": node.grpc_port, "port": node.http_port})
-        await stop.wait()
-        _log.info("stopping")
+        await work(node, stop)
     finally:
         await node.stop()
+
+
+def _stop_or_end(stop: asyncio.Event, number: int) -> None:
+    if stop.is_set():
+        # Nothing is lost: what was acknowledged is on disk, and what is cut now was told to be cut.
+        os._exit(128 + number)
+    stop.set()
+
+
+async def _serve(node: Node, stop: asyncio.Event) -> None:
+    await node.start()
+    _log.info("serving %s", ", ".join(node.names), extra={"grpc_port": node.grpc_port, "port": node.http_port})
+    await stop.wait()
+    _log.info("stopping")

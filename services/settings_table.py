@@ -119,6 +119,13 @@ def whole(low: int, high: int) -> Rule:
     return rule
 
 
+def workers(value: Any) -> int:
+    """Only 1: a process that shares its ports with others is not part of this release."""
+    if whole(1, 1024)(value) != 1:
+        raise ValueError("must be 1: this release has no other; run more processes behind a load balancer")
+    return 1
+
+
 def seconds(value: Any) -> float:
     """A positive number of seconds, at most a day."""
     try:
@@ -273,7 +280,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         shown_default="on in `up` only",
     ),
     Setting("seed", switch, True, "Make the provider `system/nvidia-build` at first start."),
-    Setting("workers", whole(1, 1024), 1, "Processes for gateway and router (SO_REUSEPORT).", "--workers"),
+    Setting("workers", workers, 1, "Processes for gateway and router. Only 1 in this release.", "--workers"),
     Setting(
         "hop",
         one_of("direct", "grpc"),

@@ -33,6 +33,10 @@ logger = logging.getLogger(__name__)
 Context: TypeAlias = "grpc.aio.ServicerContext[Any, Any]"
 Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # not subscriptable at run time
 
+_WRITE = re.compile(r"(Create(?!ChatCompletion|Completion|Embeddings)|Update|Delete|Replace|Set|Rotate)")
+"""Names of methods that change a store; ``Inference`` creates answers, no resources."""
+_EXPECTED = frozenset((grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED))
+"""Ends of a call without a write that are no news."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
 
 
@@ -52,8 +56,13 @@ class Rpc:
 
     @property
     def background(self) -> bool:
-        """True for what machines ask all the time: logged at debug."""
+        """True for what machines ask all the time: always logged at debug."""
         return self.name.startswith("Watch") or self.service.startswith("grpc.")
+
+    @property
+    def changes(self) -> bool:
+        """True for writes: logged at info, while calls that change nothing are only when they fail."""
+        return _WRITE.match(self.name) is not None
 
     @property
     def endless(self) -> bool:
@@ -142,7 +151,8 @@ def access_log(counters: CallCounters) -> Concern:
 
 
 def _log_call(rpc: Rpc, code: grpc.StatusCode, seconds: float) -> None:
-    level = logging.DEBUG if rpc.background else logging.INFO
+    quiet = rpc.background or (code in _EXPECTED and not rpc.changes)
+    level = logging.DEBUG if quiet else logging.INFO
     if logger.isEnabledFor(level):
         info = current_call()
         fields = {"method": rpc.path, "code": code.name, "ms": round(seconds * 1000, 3)}

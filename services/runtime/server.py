@@ -71,7 +71,7 @@ class GrpcServer:
         self._services: list[str] = []
         self.health = board
         self.port = 0
-        """Set by :meth:`start`."""
+        """Set by :meth:`bind`."""
 
     @property
     def services(self) -> tuple[str, ...]:
@@ -95,15 +95,17 @@ class GrpcServer:
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """Called by generated code; ``grpc.aio`` looks methods up by the generic handlers alone."""
 
-    async def start(self, host: str, port: int) -> int:
-        """Listen, serve, and return the port (``port`` 0: a free one). Raises :class:`BindError`."""
+    async def start(self, host: str = "127.0.0.1", port: int = 0) -> int:
+        """Serve, and return the port; listens as :meth:`bind` does, which raises, unless that was done before."""
         self.add(health_pb2_grpc.add_HealthServicer_to_server, HealthServicer(self.health))
         reflection.enable_server_reflection((*self._services, reflection.SERVICE_NAME), self._server)
-        self.port = self._bind(host, port)
+        if not self.port:
+            self.bind(host, port)
         await self._server.start()
         return self.port
 
-    def _bind(self, host: str, port: int) -> int:
+    def bind(self, host: str, port: int) -> int:
+        """Listen without serving yet, and return the port (``port`` 0: a free one). Raises :class:`BindError`."""
         if port and not self._reuse_port:
             _probe(host, port)  # grpc says neither the errno nor a line fit to be read
         try:
@@ -112,7 +114,8 @@ class GrpcServer:
             bound = 0
         if not bound:
             raise BindError(host, port, errno.EADDRNOTAVAIL, "the address cannot be used")
-        return int(bound)
+        self.port = int(bound)
+        return self.port
 
     async def stop(self, grace: float | None) -> None:
         """Say NOT_SERVING, end Watches, stop accepting; wait ``grace`` seconds for calls, then cancel them."""

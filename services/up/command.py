@@ -82,9 +82,11 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per flag
     raise typer.Exit(run(settings, up))
 
 
-async def up(settings: Settings, stop: asyncio.Event) -> None:
+async def up(node: Node, stop: asyncio.Event) -> None:
     """Run until ``stop``: start the node, register what is there, show the screen."""
-    node = Node(settings)
+    settings = node.settings
+    if settings.origins["log_level"] == "default" and sys.stderr.isatty():
+        _hush()
     demo: RunningDemo | None = None
     try:
         await node.start()
@@ -95,14 +97,29 @@ async def up(settings: Settings, stop: asyncio.Event) -> None:
         greeting.cancel()
         await asyncio.gather(greeting, return_exceptions=True)
         _say("\nStopping: streams under way may finish. Ctrl-C again to stop at once.")
-    finally:
         await node.stop()
-        if demo is not None:
+    finally:
+        if demo is not None:  # after the node, whose streams it feeds
             await demo.stop()
+
+
+def _hush() -> None:
+    """Keep a terminal for the screen and for what needs a look."""
+    for name in ("services", "gateway_http"):
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 async def _greet(node: Node, settings: Settings, demo: RunningDemo | None) -> None:
     """Register the demo and what detection finds, then print the screen."""
+    try:
+        facts = await _prepare(node, settings, demo)
+    except (httpx.HTTPError, TimeoutError):
+        _log.warning("the services are not ready after %d s; they go on starting", READY_SECONDS)
+        return
+    _say(render(facts, colour=sys.stdout.isatty()))
+
+
+async def _prepare(node: Node, settings: Settings, demo: RunningDemo | None) -> Facts:
     url = reachable_url(settings.edge.host, node.http_port)
     own = {node.http_port, node.grpc_port, settings.admin_port or 0} | ({demo.port} if demo else set())
     async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=10) as client:
@@ -116,7 +133,7 @@ async def _greet(node: Node, settings: Settings, demo: RunningDemo | None) -> No
         if settings.detect:
             found = [finding.line for finding in await detect(client, environment=os.environ, own_ports=own)]
         models = await _models(client, expect=demo is not None or bool(found))
-    facts = Facts(
+    return Facts(
         url=url,
         grpc_target=f"{settings.grpc.host}:{node.grpc_port}",
         data_dir=str(settings.data_dir.absolute()),
@@ -124,12 +141,13 @@ async def _greet(node: Node, settings: Settings, demo: RunningDemo | None) -> No
         detected=found,
         version=version("junctor"),
     )
-    _say(render(facts, colour=sys.stdout.isatty()))
 
 
 async def _until_ready(client: httpx.AsyncClient) -> None:
     async with asyncio.timeout(READY_SECONDS):
-        while (await client.get("/health/ready")).status_code != httpx.codes.OK:
+        while True:
+            if (await client.get("/health/ready")).status_code == httpx.codes.OK:
+                return
             await asyncio.sleep(_POLL_SECONDS)
 
 

@@ -263,7 +263,7 @@ async def test_one_line_per_call_and_one_count(caplog: pytest.LogCaptureFixture)
     assert counters.ended == {(get, "OK"): 1, (get, "ABORTED"): 1, (watch, "ABORTED"): 1}
     assert counters.running == 0
     lines = [(r.levelname, vars(r)["method"], vars(r)["code"]) for r in caplog.records if r.msg == "rpc"]
-    assert lines == [("INFO", get, "OK"), ("INFO", get, "ABORTED"), ("DEBUG", watch, "ABORTED")]
+    assert lines == [("DEBUG", get, "OK"), ("INFO", get, "ABORTED"), ("DEBUG", watch, "ABORTED")]
 
 
 @pytest.mark.parametrize("expire", [False, True], ids=["cancelled", "expired"])

@@ -66,11 +66,11 @@ def test_a_service_alone_has_its_own_port_and_knows_its_peers(services: tuple[st
 
 def test_flags_win_over_variables_over_the_file_over_defaults(tmp_path: Path) -> None:
     config = tmp_path / "junctor.toml"
-    config.write_text('port = 1\ngrpc_port = 2\nworkers = 3\nupstream_networks = ["public"]\n')
+    config.write_text('port = 1\ngrpc_port = 2\nmax_body_mb = 3\nupstream_networks = ["public"]\n')
     env = {**HOME, "JUNCTOR_CONFIG": str(config), "JUNCTOR_PORT": "11", "JUNCTOR_GRPC_PORT": "12"}
     s = Settings.load({"port": "21"}, env)
-    assert (s.edge.port, s.grpc.port, s.workers, s.upstream_networks) == (21, 12, 3, {Network.PUBLIC})
-    names = ("port", "grpc_port", "workers", "host")
+    assert (s.edge.port, s.grpc.port, s.max_body, s.upstream_networks) == (21, 12, 3 * 1024 * 1024, {Network.PUBLIC})
+    names = ("port", "grpc_port", "max_body_mb", "host")
     assert [s.origins[name] for name in names] == ["flag", "env", "file", "default"]
 
 
@@ -92,6 +92,7 @@ def test_a_false_flag_is_a_given_flag() -> None:
         ("JUNCTOR_DEMO", "maybe"),
         ("JUNCTOR_WORKERS", "0"),
         ("JUNCTOR_WORKERS", "1.5"),
+        ("JUNCTOR_WORKERS", "2"),
         ("JUNCTOR_MAX_BODY_MB", "0"),
         ("JUNCTOR_MAX_BODY_MB", "4000"),
         ("JUNCTOR_CONNECT_TIMEOUT", "0"),
@@ -205,10 +206,10 @@ def test_what_is_printed_is_a_config_file_without_secrets() -> None:
 
 def test_what_is_printed_loads_again(tmp_path: Path) -> None:
     config = tmp_path / "c.toml"
-    config.write_text(load({"workers": 4}, JUNCTOR_DEMO="no").render())
+    config.write_text(load({"hop": "grpc"}, JUNCTOR_DEMO="no").render())
     again = Settings.load({}, HOME, config)
-    assert (again.workers, again.demo) == (4, False)
-    assert dict(again.values) == dict(load({"workers": 4}, JUNCTOR_DEMO="no").values)
+    assert (again.hop, again.demo) == ("grpc", False)
+    assert dict(again.values) == dict(load({"hop": "grpc"}, JUNCTOR_DEMO="no").values)
 
 
 def test_flags_of_the_table_are_parsed() -> None:

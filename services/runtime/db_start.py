@@ -1,0 +1,44 @@
+"""Whether a store can be opened at start: what the driver, the engine and Alembic say, as one sentence for an operator.
+
+A server that cannot use its database must say so in one line; a traceback of three libraries tells nobody what to do.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from alembic.util.exc import CommandError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+
+from services.runtime.db import Database
+
+
+class StoreUnusable(Exception):
+    """A database cannot be used; the text names it and the reason, never a password."""
+
+
+@contextmanager
+def opening(database: Database) -> Iterator[None]:
+    """Raise StoreUnusable for whatever the block's use of ``database`` fails with."""
+    try:
+        yield
+    except CommandError as error:  # a revision that this release does not know
+        raise StoreUnusable(f"{_place(database)} was written by another release: {_first_line(error)}") from error
+    except DBAPIError as error:
+        raise StoreUnusable(f"cannot use {_place(database)}: {_first_line(error.orig or error)}") from error
+    except SQLAlchemyError as error:
+        raise StoreUnusable(f"cannot use {_place(database)}: {_first_line(error)}") from error
+    except OSError as error:  # asyncpg: nobody listens there
+        raise StoreUnusable(f"cannot reach {_place(database)}: {error.strerror or error}") from error
+
+
+def _place(database: Database) -> str:
+    url = database.engine.url
+    if database.is_sqlite:
+        return f"the database file {url.database}"
+    return f"the database {url.database} on {url.host or url.query.get('host', 'localhost')}"
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
