@@ -20,20 +20,19 @@ READY_SECONDS = 20.0
 
 
 @dataclass
-class Cluster:
-    """A running junctor. ``http`` talks to its edge, ``channel`` to its gRPC port."""
+class Access:
+    """The ways into a running junctor: ``http`` talks to its edge, ``channel`` to the gRPC port of its router."""
 
-    node: Node
     http: httpx.AsyncClient
     channel: grpc.aio.Channel
 
     @property
     def url(self) -> str:
         """Base URL of the edge."""
-        return f"http://127.0.0.1:{self.node.http_port}"
+        return str(self.http.base_url).rstrip("/")
 
     async def add_provider(self, name: str, host_url: str, *, workspace: str = "default", **fields: Any) -> None:
-        """Register a provider and wait until it is ready."""
+        """Register a provider and wait until its models route."""
         created = await self.http.post(
             f"/apis/models/v2/workspaces/{workspace}/providers", json={"name": name, "host_url": host_url, **fields}
         )
@@ -42,11 +41,22 @@ class Cluster:
 
     async def provider_ready(self, name: str, *, workspace: str = "default") -> None:
         """Wait until the provider's models route."""
-        path = f"/apis/inference-gateway/v2/workspaces/{workspace}/provider/{name}/ready"
-        await until(lambda: self._answers(path))
+        await self.answers(f"/apis/inference-gateway/v2/workspaces/{workspace}/provider/{name}/ready")
 
-    async def _answers(self, path: str) -> bool:
-        return (await self.http.get(path)).status_code == 200
+    async def answers(self, path: str, status: int = 200) -> None:
+        """Wait until a GET of ``path`` has that status."""
+
+        async def asked() -> bool:
+            return (await self.http.get(path)).status_code == status
+
+        await until(asked)
+
+
+@dataclass
+class Cluster(Access):
+    """A junctor that runs in this process."""
+
+    node: Node
 
 
 async def until(condition: Any, *, seconds: float = READY_SECONDS) -> None:
@@ -82,8 +92,8 @@ async def running(folder: Path, **flags: Any) -> AsyncIterator[Cluster]:
             httpx.AsyncClient(base_url=f"http://127.0.0.1:{node.http_port}", trust_env=False, timeout=20) as http,
             open_channel(f"127.0.0.1:{node.grpc_port}") as channel,
         ):
-            cluster = Cluster(node, http, channel)
-            await until(lambda: cluster._answers("/health/ready"))
+            cluster = Cluster(http, channel, node)
+            await cluster.answers("/health/ready")
             yield cluster
     finally:
         await node.stop()
