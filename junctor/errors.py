@@ -51,7 +51,7 @@ class JunctorError(Exception):
 
     reason: ClassVar[str] = "INTERNAL"
 
-    def __init__(  # noqa: PLR0913 - keyword-only, one per part of google.rpc.Status
+    def __init__(
         self,
         message: str,
         *,

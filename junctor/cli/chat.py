@@ -13,8 +13,8 @@ from urllib.parse import quote
 import httpx
 import typer
 
-from junctor import names
-from junctor.cli import http, sse
+from junctor import names, sse
+from junctor.cli import http
 from junctor.cli.failure import Failure
 from junctor.cli.options import DEFAULT_BASE_URL, DEFAULT_WORKSPACE, AccessToken, BaseUrl, Workspace
 

@@ -18,7 +18,7 @@ import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 
-from junctor.cli import sse
+from junctor import sse
 from junctor.cli.chat import target
 from junctor.cli.failure import Failure
 from junctor.cli.http import error_text

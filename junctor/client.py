@@ -1,0 +1,88 @@
+"""``junctor.Client``: everything that junctor serves, blocking."""
+
+from __future__ import annotations
+
+from types import TracebackType
+from typing import TYPE_CHECKING, Self
+
+import httpx
+
+from junctor import config
+from junctor.records import Json
+from junctor.resources import kinds
+from junctor.resources.blocking import Models, Providers, Secrets, ServedModels, VirtualModels, Workspaces
+from junctor.resources.gateway_blocking import Gateway
+from junctor.retries import MAX_RETRIES, RetryPolicy
+from junctor.transport import ANSWER_SECONDS, Options, Transport
+
+if TYPE_CHECKING:
+    from junctor.grpc_inference import GrpcInference
+
+
+class Inference:
+    """Providers, what can be called, and calls through the gateway."""
+
+    def __init__(self, transport: Transport) -> None:
+        self.providers = Providers(transport, kinds.PROVIDERS)
+        self.models = ServedModels(transport)
+        self.virtual_models = VirtualModels(transport, kinds.VIRTUAL_MODELS)
+        self.gateway = Gateway(transport)
+
+
+class Client:
+    """A client for one junctor, safe to use from several threads.
+
+    Where it is: argument over ``JUNCTOR_BASE_URL``, ``JUNCTOR_WORKSPACE``, ``JUNCTOR_ACCESS_TOKEN``,
+    ``JUNCTOR_GRPC_TARGET`` over the current context of the config file. Use it in a ``with`` block, or
+    :meth:`close` it. Raises InvalidField for an address or token that cannot be used.
+    """
+
+    def __init__(  # noqa: PLR0913 - keyword-only, all optional
+        self,
+        base_url: str | None = None,
+        *,
+        workspace: str | None = None,
+        access_token: str | None = None,
+        grpc_target: str | None = None,
+        timeout: float = ANSWER_SECONDS,
+        max_retries: int = MAX_RETRIES,
+        http_client: httpx.Client | None = None,
+    ) -> None:
+        """``timeout``: longest silence, seconds. ``http_client``: yours, for proxies or TLS; it is not closed."""
+        self.settings = config.resolve(
+            base_url=base_url, workspace=workspace, access_token=access_token, grpc_target=grpc_target
+        )
+        self._transport = Transport(Options(self.settings, timeout, RetryPolicy(max_retries)), http_client)
+        self._grpc: GrpcInference | None = None
+        self.workspaces = Workspaces(self._transport, kinds.WORKSPACES)
+        self.secrets = Secrets(self._transport, kinds.SECRETS)
+        self.models = Models(self._transport)
+        self.inference = Inference(self._transport)
+        self.virtual_models = self.inference.virtual_models
+
+    @property
+    def grpc(self) -> GrpcInference:
+        """The typed inference API over gRPC; connects at first use."""
+        if self._grpc is None:
+            from junctor.grpc_inference import GrpcInference
+
+            self._grpc = GrpcInference(self.settings)
+        return self._grpc
+
+    def status(self) -> Json:
+        """Return the state of every service, as ``GET /status`` has it."""
+        return self._transport.send(kinds.status())
+
+    def close(self) -> None:
+        """Close all connections."""
+        self._transport.close()
+        if self._grpc is not None:
+            self._grpc.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
