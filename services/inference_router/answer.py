@@ -7,31 +7,28 @@ another provider. From then on it is the answer, and ends with a truthful verdic
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Callable
 from typing import Protocol
 
 from junctor.errors import UpstreamInvalid
-from services.inference_router.decoding import DECODABLE, BadCoding, Decoder, decode_at_most
+from services.inference_router.decoding import DECODABLE, Decoder, decode_at_most
 from services.inference_router.headers import response_headers
-from services.inference_router.rewrite import JsonModelRewriter
+from services.inference_router.rewrite import WHOLE_LIMIT, JsonModelRewriter
 from services.inference_router.sse import SseRewriter
 from services.inference_router.usage import read_usage
 from services.runtime.exchange import Head, Headers, Outcome, Sink, Source, Usage
 
 ERROR_BODY_LIMIT = 64 * 1024
 """Bytes of a provider's error that are kept; what follows is not read."""
+ERROR_BODY_SECONDS = 5.0
+"""How long a provider may take for the body of an error: its status has said all that decides."""
 DONE_SECONDS = 1.0
-"""How long a provider may leave a stream open after its last event before it is ended for it."""
+"""How long a provider may leave a stream open after its last event before it is ended for it (issue 4, item 12)."""
 
-
-class Rewriter(Protocol):
-    """What the rewriters of ``rewrite`` and ``sse`` have in common."""
-
-    def feed(self, data: bytes) -> bytes:
-        """Take bytes, return those that may be sent."""
-
-    def finish(self) -> bytes:
-        """Return what is left."""
+# Not application/x-ndjson, stream+json and the like: those are streams, and must not be held.
+_JSON = re.compile(rb"\s*(?:application|text)/(?:(?!stream\+)[^;\s]*\+)?json\s*(?:;|$)", re.I).match
+_BODYLESS = frozenset({204, 304})
 
 
 class Transfer(Source, Protocol):
@@ -45,8 +42,9 @@ class Answer:
     """One attempt's answer; the receiver of an upstream exchange."""
 
     __slots__ = (
-        "_decoder", "_done_timer", "_head", "_parts", "_rewriter", "_served", "_shown", "_sink", "_size",
-        "_transfer", "attempts", "committed", "complete", "headers", "on_complete", "provider", "refused", "status",
+        "_decoder", "_ending", "_head", "_parts", "_rewriter", "_served", "_shown", "_sink", "_size", "_timer",
+        "_transfer", "_waiter", "attempts", "committed", "complete", "error", "headers", "on_complete", "provider",
+        "refused", "status",
     )  # fmt: skip
 
     def __init__(self, sink: Sink, *, provider: str, served: str, shown: str, attempts: int) -> None:
@@ -57,9 +55,11 @@ class Answer:
         self._shown = shown
         self._head: Head | None = None
         self._transfer: Transfer | None = None
-        self._rewriter: JsonModelRewriter | SseRewriter | None = None
+        self._rewriter: JsonModelRewriter | SseRewriter | _JsonWatcher | None = None
         self._decoder: Decoder | None = None
-        self._done_timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._ending = False
         self._parts: list[bytes] = []
         self._size = 0
         self.attempts = attempts
@@ -73,6 +73,8 @@ class Answer:
         """The answer has come to its end."""
         self.refused: UpstreamInvalid | None = None
         """Why the answer cannot be used, if it cannot."""
+        self.error: Exception | None = None
+        """What was raised while nobody waited for the socket; :meth:`settled` raises it."""
         self.on_complete: Callable[[], Outcome] | None = None
         """Makes the outcome that the sink is ended with, in the same callback as the last byte."""
 
@@ -83,9 +85,11 @@ class Answer:
         self.status = status
         self.headers = headers
         self._transfer = transfer
-        if 300 <= status < 400 and status != 304:
+        if status >= 400:
+            self._timer = asyncio.get_running_loop().call_later(ERROR_BODY_SECONDS, self._enough)
+        elif status >= 300 and status != 304:
             self._refuse(f"Backend returned {status}: redirects are not followed")
-        elif status < 400:
+        else:
             self._open(status, headers, length, transfer)
 
     def on_data(self, data: bytes) -> None:
@@ -99,98 +103,111 @@ class Answer:
 
     def on_end(self) -> None:
         """The body is complete. An error status waits: it may not be the answer."""
-        self.complete = True
         if self.status >= 400 or self.refused is not None:
-            return
-        if self._decoder is not None:
+            self.complete = True
+        elif self._decoder is not None:
+            self._ending = True
             self._decoder.finish()
         else:
             self._finish()
 
     # -- for the router
 
-    def deliver_error(self) -> None:
-        """Make the error that was kept the answer."""
+    async def settled(self) -> None:
+        """Wait until a paused sink has taken what is still compressed. Raises what went wrong meanwhile."""
+        if self._ending and not self.complete and self.error is None:
+            self._waiter = asyncio.get_running_loop().create_future()
+            await self._waiter
+        error, self.error = self.error, None
+        if error is not None:
+            raise error
+
+    def complete_early(self) -> bool:
+        """End an answer whose last event was sent, whatever became of its connection; False: it was not."""
+        rewriter = self._rewriter
+        if self.complete or not self.committed or type(rewriter) is not SseRewriter or not rewriter.done_seen:
+            return False
+        self._finish()
+        return True
+
+    def deliver_error(self, attempts: int) -> None:
+        """Make the error that was kept the answer of a call with this many attempts."""
         body = b"".join(self._parts)
         headers = response_headers(self.headers)
-        coding = _field(self.headers, b"content-encoding")
+        coding = _coding(self.headers)
         if coding:
-            body = decode_at_most(body, ERROR_BODY_LIMIT)
+            body = decode_at_most(body, coding, ERROR_BODY_LIMIT)
             headers = [(name, value) for name, value in headers if name != b"content-encoding"]
-        self._head = Head(
-            status=self.status,
-            headers=headers,
-            length=len(body),
-            event_stream=False,
-            provider=self.provider,
-            attempts=self.attempts,
-        )
+        self.attempts = attempts
+        self._head = self._head_of(headers, len(body), stream=False)
         self._commit()
         if body:
             self._sink.data(body)
         self._end()
 
     def close(self) -> None:
-        """Forget timers; call when the attempt is over, however it ended."""
-        if self._done_timer is not None:
-            self._done_timer.cancel()
-            self._done_timer = None
+        """Call when the attempt is over, however it ended: nothing reaches the sink any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self._decoder is not None:
+            self._decoder.close()
 
     def usage(self) -> Usage | None:
         """Return the tokens that the provider reported, as far as they were seen."""
-        if isinstance(self._rewriter, SseRewriter):
-            return self._rewriter.usage
-        if isinstance(self._rewriter, JsonModelRewriter) and self._rewriter.usage_source:
-            return read_usage(self._rewriter.usage_source)
-        return None
+        rewriter = self._rewriter
+        if isinstance(rewriter, SseRewriter):
+            return rewriter.usage
+        return read_usage(rewriter.usage_source) if rewriter is not None else None
 
     # -- within
 
     def _open(self, status: int, headers: Headers, length: int | None, transfer: Transfer) -> None:
         kind = _field(headers, b"content-type")
         stream = kind[:17].lower() == b"text/event-stream"
+        coding = b"" if status in _BODYLESS or length == 0 else _coding(headers)
         reads = bool(self._shown)
-        decoded = False
-        if reads and (coding := _field(headers, b"content-encoding").strip().lower()) not in (b"", b"identity"):
+        decoded = reads and bool(coding)
+        if decoded:
             if coding not in DECODABLE:
                 self._refuse("The provider's answer has a content coding that was not asked for.")
                 return
-            self._decoder = Decoder(transfer, self._take, self._finish)
-            decoded, length = True, None
-        if reads and stream:
-            self._rewriter, length = SseRewriter(self._served, self._shown), None
-        elif reads and (b"json" in kind or not kind):
-            self._rewriter = JsonModelRewriter(self._served, self._shown)
-        self._head = Head(
-            status=status,
-            headers=response_headers(headers, decoded=decoded),
+            self._decoder = Decoder(transfer, self._take, on_end=self._finish, on_error=self._fail)
+            coding, length = b"", None
+        if stream and not coding:
+            self._rewriter = SseRewriter(self._served, self._shown)
+            length = None if reads else length
+        elif not coding and (not kind or _JSON(kind)):
+            self._rewriter = JsonModelRewriter(self._served, self._shown) if reads else _JsonWatcher()
+        self._head = self._head_of(response_headers(headers, decoded=decoded), length, stream=stream)
+
+    def _head_of(self, headers: Headers, length: int | None, *, stream: bool) -> Head:
+        return Head(
+            status=self.status,
+            headers=headers,
             length=length,
             event_stream=stream,
             provider=self.provider,
             attempts=self.attempts,
+            entity=self._shown,
+            upstream_model=self._served,
         )
-        self._transfer = transfer
-        self._parts = []
 
     def _take(self, data: bytes) -> None:
         rewriter = self._rewriter
-        if rewriter is None:
-            if not self.committed:
-                self._commit()
-            self._sink.data(data)
-            return
-        out = rewriter.feed(data)
-        if out:
+        if rewriter is not None:
+            data = rewriter.feed(data)
+        if data:
             if not self.committed:
                 self._commit(streaming=True)
-            self._sink.data(out)
-        if type(rewriter) is SseRewriter and rewriter.done_seen and self._done_timer is None:
-            self._done_timer = asyncio.get_running_loop().call_later(DONE_SECONDS, self._end_for_provider)
+            self._sink.data(data)
+        if type(rewriter) is SseRewriter and rewriter.done_seen and self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(DONE_SECONDS, self._end_for_provider)
 
     def _finish(self) -> None:
         rest = b"" if self._rewriter is None else self._rewriter.finish()
         if not self.committed:
-            if self._head is not None and self._rewriter is not None:
+            if self._head is not None and isinstance(self._rewriter, JsonModelRewriter):
                 self._head.length = len(rest)
             self._commit()
         if rest:
@@ -211,27 +228,73 @@ class Answer:
         self.close()
         self.complete = True
         self._sink.end(self.on_complete())
+        self._wake()
 
     def _end_for_provider(self) -> None:
         """The last event was sent, but the provider keeps the body open: the answer is complete all the same."""
-        if self.complete or self._transfer is None:
-            return
-        self._finish()
-        self._transfer.abort()
+        try:
+            self.complete_early()
+        except Exception as error:  # noqa: BLE001 - settled() raises it, a timer has nobody to tell
+            self.error = error
+        self._stop()
+
+    def _fail(self, error: Exception) -> None:
+        """Take an error that was raised outside of the socket's callback."""
+        self.error = error
+        self._stop()
+
+    def _stop(self) -> None:
+        if self._transfer is not None:
+            self._transfer.abort()
+        self._wake()
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
 
     def _keep(self, data: bytes) -> None:
         self._parts.append(data)
         self._size += len(data)
         if self._size >= ERROR_BODY_LIMIT:
-            self.complete = True
-            if self._transfer is not None:
-                self._transfer.abort()
+            self._enough()
+
+    def _enough(self) -> None:
+        """Read no more of an error."""
+        self.complete = True
+        self._stop()
 
     def _refuse(self, text: str) -> None:
         self.refused = UpstreamInvalid(text, domain=f"provider/{self.provider}")
         self.complete = True
-        if self._transfer is not None:
-            self._transfer.abort()
+        self._stop()
+
+
+class _JsonWatcher:
+    """Passes a JSON answer as it is and keeps a copy, up to 1 MiB, to read its usage from."""
+
+    __slots__ = ("_kept", "_size")
+
+    def __init__(self) -> None:
+        self._kept: list[bytes] = []
+        self._size = 0
+
+    def feed(self, data: bytes) -> bytes:
+        """Take note of bytes; return them."""
+        self._size += len(data)
+        if self._size <= WHOLE_LIMIT:
+            self._kept.append(data)
+        else:
+            self._kept.clear()
+        return data
+
+    def finish(self) -> bytes:
+        """Return nothing: all has passed."""
+        return b""
+
+    @property
+    def usage_source(self) -> bytes:
+        """The whole answer; empty if it was too large."""
+        return b"".join(self._kept) if self._size <= WHOLE_LIMIT else b""
 
 
 def _field(headers: Headers, name: bytes) -> bytes:
@@ -241,4 +304,6 @@ def _field(headers: Headers, name: bytes) -> bytes:
     return b""
 
 
-__all__ = ["Answer", "BadCoding"]
+def _coding(headers: Headers) -> bytes:
+    coding = _field(headers, b"content-encoding").strip().lower()
+    return b"" if coding == b"identity" else coding

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from junctor import errors
 from junctor.errors import JunctorError
@@ -24,12 +24,17 @@ RETRIABLE_STATUS = frozenset({401, 403, 404, 408, 429}) | frozenset(range(500, 6
 caller's request. Every other 4xx is an answer."""
 REPEATABLE_METHODS = frozenset({"GET", "POST"})
 """Methods repeated after request bytes were sent. POST is: an inference call has no effect but its cost."""
+TIMEOUTS = frozenset({FailureKind.CONNECT_TIMEOUT, FailureKind.FIRST_BYTE_TIMEOUT, FailureKind.IDLE_TIMEOUT})
+
+SENT = "request_sent"
+"""Metadata of an error: ``true`` if any provider may have begun to work on the request, and may charge for it."""
+ATTEMPTS = "attempts"
+"""Metadata of an error: how many providers were tried."""
 
 _VERDICTS = {
     FailureKind.IDLE_TIMEOUT: Verdict.STALLED,
     FailureKind.MALFORMED: Verdict.PROVIDER_ERROR,
 }
-_TIMEOUTS = (FailureKind.CONNECT_TIMEOUT, FailureKind.FIRST_BYTE_TIMEOUT, FailureKind.IDLE_TIMEOUT)
 
 
 @dataclass(slots=True)
@@ -61,10 +66,30 @@ class Observer:
         return True
 
 
+@dataclass(frozen=True, slots=True)
+class _Miss:
+    """An attempt that gave no answer which could be passed on."""
+
+    error: JunctorError
+    sent: bool
+    """A byte of the request left."""
+
+
 class Attempts:
     """The attempts of one call."""
 
-    __slots__ = ("_began", "_client", "_current", "_done", "_loop", "_observer", "_sink", "_started", "outcome")
+    __slots__ = (
+        "_began",
+        "_client",
+        "_current",
+        "_done",
+        "_loop",
+        "_observer",
+        "_sent",
+        "_sink",
+        "_started",
+        "outcome",
+    )
 
     def __init__(self, client: UpstreamClient, sink: Sink, observer: Observer) -> None:
         self._client = client
@@ -74,43 +99,42 @@ class Attempts:
         self._started = self._began = self._loop.time()
         self._done: list[Attempt] = []
         self._current: Answer | None = None
+        self._sent = False
         self.outcome: Outcome | None = None
         """What the sink was ended with; None: it was not."""
-
-    @property
-    def committed(self) -> bool:
-        """The sink has been given a head: this answer or none."""
-        return self._current is not None and self._current.committed
 
     async def run(self, plan: Plan) -> Outcome:
         """Try until one answers. When all failed, passes on the last answer that a provider gave.
 
-        Raises JunctorError when there is none.
+        Raises JunctorError when there is none, of all failures the last that was a provider's.
         """
         given: Answer | None = None
-        error: JunctorError | None = None
+        missed: _Miss | None = None
         for number, candidate in enumerate(plan.candidates[: plan.cap], start=1):
             if number > 1 and not self._observer.may_retry():
                 break
             answer = self._expect(plan, candidate, number)
-            error = await self._attempt(plan.request_for(candidate), candidate, answer)
+            miss = await self._attempt(plan.request_for(candidate), candidate, answer)
             if self.outcome is not None:
                 return self.outcome
-            if error is None:
+            if miss is None:
                 given = answer
-            if not _may_go_on(plan, answer, error):
+            elif missed is None or not isinstance(miss.error, errors.AddressRefused):
+                missed = miss
+            if not _may_go_on(plan, answer, miss):
                 break
-        if given is None:
-            raise error or errors.NoRoute("There is no provider to try.")
-        self._current = given
-        given.deliver_error()
-        return self._ended()
+        if given is not None:
+            return self._deliver(given)
+        raise self._noted(missed.error if missed else errors.NoRoute("There is no provider to try."))
 
-    def broken(self, verdict: Verdict, error: JunctorError) -> Outcome:
-        """End an answer that has begun, truthfully."""
-        self.outcome = self._outcome(verdict, error)
-        self._sink.end(self.outcome)
-        return self.outcome
+    def expire(self, text: str) -> Outcome:
+        """The total timer ran out: end an answer that has begun. Raises UpstreamTimeout if none has."""
+        if self.outcome is not None:
+            return self.outcome
+        if self._current is not None and self._current.committed:
+            return self._broken(Verdict.TIMED_OUT, errors.StreamBroken(text))
+        self._sent = self._sent or self._current is not None  # nobody knows how far the attempt had come
+        raise self._noted(errors.UpstreamTimeout(text))
 
     def _expect(self, plan: Plan, candidate: Candidate, number: int) -> Answer:
         answer = Answer(
@@ -124,28 +148,47 @@ class Attempts:
         self._current = answer
         return answer
 
-    async def _attempt(self, request: UpstreamRequest, candidate: Candidate, answer: Answer) -> JunctorError | None:
+    async def _attempt(self, request: UpstreamRequest, candidate: Candidate, answer: Answer) -> _Miss | None:
         """Make one attempt; returns why it gave no answer. Sets ``outcome`` if the sink got its end."""
         failure: UpstreamFailure | None = None
         self._observer.began(candidate)
         self._began = self._loop.time()
         try:
             await self._client.exchange(request, answer)
+            await answer.settled()
         except UpstreamFailure as error:
-            failure = error
+            failure = None if answer.complete_early() else error
         except BadCoding:
             failure = UpstreamFailure(FailureKind.MALFORMED, "The provider's compressed answer is broken.")
+            failure.request_started = True
         finally:
             answer.close()
             self._record(answer, failure)
             self._observer.ended(candidate, answer, failure)
-        if failure is None or self.outcome is not None or answer.status >= 400:
-            return answer.refused
+        return self._judge(answer, failure)
+
+    def _judge(self, answer: Answer, failure: UpstreamFailure | None) -> _Miss | None:
+        sent = failure is None or failure.request_started
+        self._sent = self._sent or sent
+        if answer.refused is not None:
+            return _Miss(answer.refused, sent)
+        if failure is None or answer.status >= 400:
+            return None  # of an error the status says what matters, also if its body broke
+        error = to_error(failure, answer.provider)
         if answer.committed:
-            verdict = _VERDICTS.get(failure.kind, Verdict.TRUNCATED)
-            self.broken(verdict, errors.StreamBroken(str(failure), domain=f"provider/{candidate.provider.ref}"))
-            return None
-        return to_error(failure, candidate.provider.ref)
+            broken = errors.StreamBroken(str(failure), domain=error.domain)
+            self._broken(_VERDICTS.get(failure.kind, Verdict.TRUNCATED), broken)
+        return _Miss(error, sent)
+
+    def _deliver(self, given: Answer) -> Outcome:
+        """Pass on an error that was an answer."""
+        used = given.attempts - 1
+        self._done[used] = replace(self._done[used], failure="")
+        self._current = given
+        given.deliver_error(attempts=len(self._done))
+        if self.outcome is None:
+            raise RuntimeError("an answer was delivered without an end")
+        return self.outcome
 
     def _record(self, answer: Answer, failure: UpstreamFailure | None) -> None:
         """Note the attempt under way, once."""
@@ -153,10 +196,22 @@ class Attempts:
             return
         why = ""
         if failure is not None:
-            why = "timeout" if failure.kind in _TIMEOUTS else failure.kind.value
-        elif answer.refused is not None or answer.status in RETRIABLE_STATUS:
+            why = "timeout" if failure.kind in TIMEOUTS else failure.kind.value
+        elif answer.refused is not None or answer.status >= 400:
             why = "status"
         self._done.append(Attempt(answer.provider, answer.status, why, (self._loop.time() - self._began) * 1000))
+
+    def _noted(self, error: JunctorError) -> JunctorError:
+        """Add what the caller has to know before it tries again."""
+        error.metadata[ATTEMPTS] = str(len(self._done))
+        error.metadata[SENT] = "true" if self._sent else "false"
+        return error
+
+    def _broken(self, verdict: Verdict, error: JunctorError) -> Outcome:
+        """End an answer that has begun, truthfully."""
+        self.outcome = self._outcome(verdict, error)
+        self._sink.end(self.outcome)
+        return self.outcome
 
     def _complete(self) -> Outcome:
         self.outcome = self._outcome(Verdict.COMPLETE, None)
@@ -174,30 +229,25 @@ class Attempts:
             total_seconds=self._loop.time() - self._started,
         )
 
-    def _ended(self) -> Outcome:
-        if self.outcome is None:
-            raise RuntimeError("an answer was delivered without an end")
-        return self.outcome
 
-
-def _may_go_on(plan: Plan, answer: Answer, error: JunctorError | None) -> bool:
+def _may_go_on(plan: Plan, answer: Answer, miss: _Miss | None) -> bool:
     """Tell whether the next candidate may be tried after an attempt that gave nothing to the sink."""
-    if error is None and answer.status not in RETRIABLE_STATUS:
-        return False  # a refusal of the request itself: every provider would say the same
     if plan.retry is Retry.NEVER:
         return False
-    unsent = error is not None and "unsent" in error.metadata
-    return unsent or (plan.retry is Retry.BEFORE_FIRST_BYTE and plan.method in REPEATABLE_METHODS)
+    if miss is None and answer.status not in RETRIABLE_STATUS:
+        return False  # a refusal of the request itself: every provider would say the same
+    if miss is not None and not miss.sent:
+        return True
+    return plan.retry is Retry.BEFORE_FIRST_BYTE and plan.method in REPEATABLE_METHODS
 
 
 def to_error(failure: UpstreamFailure, provider: str) -> JunctorError:
     """Say what an upstream failure means to the caller."""
-    domain = f"provider/{provider}"
     if failure.kind is FailureKind.REFUSED_ADDRESS:
-        return errors.AddressRefused(str(failure), metadata={"unsent": "true"})
-    metadata = {} if failure.request_started else {"unsent": "true"}
-    if failure.kind in _TIMEOUTS:
-        return errors.UpstreamTimeout(str(failure), domain=domain, metadata=metadata)
-    if failure.kind is FailureKind.MALFORMED:
-        return errors.UpstreamInvalid(str(failure), domain=domain)
-    return errors.UpstreamUnreachable(str(failure), domain=domain, metadata=metadata)
+        return errors.AddressRefused(str(failure))
+    kind: type[JunctorError] = errors.UpstreamUnreachable
+    if failure.kind in TIMEOUTS:
+        kind = errors.UpstreamTimeout
+    elif failure.kind is FailureKind.MALFORMED:
+        kind = errors.UpstreamInvalid
+    return kind(str(failure), domain=f"provider/{provider}")

@@ -1,20 +1,23 @@
 """Keeps the router's catalog: follows the registries and exchanges entries as changes arrive.
 
 One change costs work in proportion to the change. A registry that cannot be reached changes nothing; what it said
-last stays in force.
+last stays in force, also over a restart if there is a copy on disk (``catalog_file``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Iterable
 
 from junctor.channel import Peer
 from junctor.errors import JunctorError
 from junctor.v1 import provider_registry_pb2 as pb
 from junctor.v1 import provider_registry_pb2_grpc, virtual_models_pb2_grpc
+from junctor.v1 import secrets_pb2 as spb
 from junctor.v1 import virtual_models_pb2 as vpb
+from services.inference_router.catalog_file import SavedCatalog
 from services.inference_router.entries import provider_entry, virtual_model_entry
 from services.inference_router.secret_values import SecretValues
 from services.inference_router.snapshot import Catalog, Provider, VirtualModel
@@ -24,6 +27,9 @@ _log = logging.getLogger(__name__)
 
 Key = tuple[str, str]
 
+STORES = ("provider_registry", "model_registry")
+"""Stores whose revisions a catalog has."""
+
 
 class CatalogKeeper:
     """The catalog, kept by Watch. :attr:`catalog` is one object whose mappings follow the changes."""
@@ -31,16 +37,21 @@ class CatalogKeeper:
     def __init__(self, *, provider_registry: Peer, model_registry: Peer) -> None:
         self._messages: dict[Key, pb.Provider] = {}
         self._providers: dict[Key, Provider] = {}
+        self._virtual_model_messages: dict[Key, vpb.VirtualModel] = {}
         self._virtual_models: dict[Key, VirtualModel] = {}
         self._serving: dict[str, dict[Key, tuple[Provider, str]]] = {}
         self._by_entity: dict[str, tuple[tuple[Provider, str], ...]] = {}
         self._vendor_ids: dict[str, dict[str, tuple[str, ...]]] = {}
         self._vendor_users: dict[Key, dict[tuple[Key, str], None]] = {}
         """(workspace, upstream id) → (provider, entity) of everybody who serves it."""
-        self._revisions: dict[str, int] = {}
-        self.catalog = Catalog(
-            self._providers, self._virtual_models, self._by_entity, self._vendor_ids, self._revisions
-        )
+        self._saved: SavedCatalog | None = None
+        self._whole = False
+        self._made_at = time.time()
+        self.changes = 0
+        """Grows with every change of the catalog: what was derived from it holds while this stays."""
+        self.changed = asyncio.Event()
+        """Set at every change; whoever waits for it clears it."""
+        self.catalog = Catalog(self._providers, self._virtual_models, self._by_entity, self._vendor_ids)
         self.secrets = SecretValues(provider_registry, on_change=self._secret_changed)
         self.providers: Follower[pb.Provider] = Follower(
             "providers",
@@ -54,26 +65,73 @@ class CatalogKeeper:
         )
 
     @property
-    def followers(self) -> tuple[Follower[pb.Provider], Follower[vpb.VirtualModel]]:
-        """What has to be synced before the catalog is whole."""
-        return (self.providers, self.virtual_models)
+    def followers(self) -> tuple[Follower[pb.Provider], Follower[vpb.VirtualModel], Follower[spb.Secret]]:
+        """What keeps the catalog; each has to run."""
+        return (self.providers, self.virtual_models, self.secrets.follower)
+
+    def synced(self) -> bool:
+        """Tell whether the registries' own word was taken in whole, the secrets that it needs included.
+
+        Once they have been, they are for good: what a registry does not say later is not missing.
+        """
+        if not self._whole:
+            self._whole = all(follower.synced.is_set() for follower in self.followers) and self.secrets.settled()
+        return self._whole
 
     def loaded(self) -> bool:
-        """Tell whether there is a whole catalog, the secrets that it needs included."""
-        return all(follower.synced.is_set() for follower in self.followers) and self.secrets.settled()
+        """Tell whether there is a whole catalog, by Watch or from disk."""
+        return self._saved is not None or self.synced()
+
+    def stale_seconds(self) -> float:
+        """Return for how long the least heard of registry has said nothing; heartbeats come every 5 s.
+
+        Of one not heard of since the start: the age of the copy on disk.
+        """
+        now = asyncio.get_running_loop().time()
+        never = max(0.0, time.time() - (self._saved.saved_at if self._saved else self._made_at))
+        heard = (follower.last_heard for follower in self.followers)
+        return max(never if last is None else now - last for last in heard)
 
     def revisions(self) -> dict[str, int]:
         """Return the revision of each store that was taken in."""
-        self._revisions["provider_registry"] = min(self.providers.revision, self.secrets.follower.revision)
-        self._revisions["model_registry"] = self.virtual_models.revision
-        return dict(self._revisions)
+        providers, virtual_models, secrets = self.followers
+        found = {}
+        if providers.synced.is_set() and secrets.synced.is_set():
+            found["provider_registry"] = min(providers.revision, secrets.revision)
+        if virtual_models.synced.is_set():
+            found["model_registry"] = virtual_models.revision
+        saved = self._saved.revisions if self._saved else {}
+        return {store: found.get(store, saved.get(store, 0)) for store in STORES}
 
     async def reached(self, store: str, revision: int) -> None:
-        """Return once the changes of ``store`` up to ``revision`` are in force."""
+        """Return once the changes of ``store`` up to ``revision`` are in force, values of secrets included."""
         if store == "provider_registry":
             await asyncio.gather(self.providers.reached(revision), self.secrets.follower.reached(revision))
+            await self.secrets.settle()
         else:
             await self.virtual_models.reached(revision)
+
+    # -- the copy on disk
+
+    def save(self) -> SavedCatalog:
+        """Return all that a router needs to serve without registries."""
+        return SavedCatalog(
+            saved_at=time.time(),
+            revisions=self.revisions(),
+            providers=[message.SerializeToString() for message in self._messages.values()],
+            virtual_models=[message.SerializeToString() for message in self._virtual_model_messages.values()],
+            secrets=[(workspace, name, value) for (workspace, name), value in self.secrets.known().items()],
+        )
+
+    def restore(self, saved: SavedCatalog) -> None:
+        """Begin with a copy; Watch replaces it. Call before anything follows. Raises DecodeError."""
+        providers = [pb.Provider.FromString(message) for message in saved.providers]
+        virtual_models = [vpb.VirtualModel.FromString(message) for message in saved.virtual_models]
+        self.secrets.restore({(workspace, name): value for workspace, name, value in saved.secrets})
+        self.replace_providers(providers)
+        self.replace_virtual_models(virtual_models)
+        self.secrets.drop_unused()
+        self._saved = saved
 
     def host_url(self, provider: Provider) -> str:
         """Return the provider's base URL as its owner gave it."""
@@ -105,8 +163,10 @@ class CatalogKeeper:
             self._unlink(key)
             return
         before = self._providers.get(key)
-        self._providers[key] = entry
-        self._relink(key, before, entry)
+        if entry != before:
+            self._providers[key] = entry
+            self._relink(key, before, entry)
+        self._changed()
 
     def remove_provider(self, key: Key) -> None:
         """Forget one provider."""
@@ -116,6 +176,11 @@ class CatalogKeeper:
 
     def _unlink(self, key: Key) -> None:
         self._relink(key, self._providers.pop(key, None), None)
+        self._changed()
+
+    def _changed(self) -> None:
+        self.changes += 1
+        self.changed.set()
 
     def _secret_changed(self, users: Iterable[Key]) -> None:
         for key in users:
@@ -144,7 +209,7 @@ class CatalogKeeper:
         new = {(served.upstream_id, served.entity) for served in after.served} if after else set()
         workspace = key[0]
         index = self._vendor_ids.setdefault(workspace, {})
-        for upstream_id, entity in old ^ new:
+        for upstream_id, entity in sorted(old ^ new):
             users = self._vendor_users.setdefault((workspace, upstream_id), {})
             if (upstream_id, entity) in new:
                 users[(key, entity)] = None
@@ -155,22 +220,31 @@ class CatalogKeeper:
             else:
                 del self._vendor_users[(workspace, upstream_id)]
                 index.pop(upstream_id, None)
+        if not index:
+            del self._vendor_ids[workspace]
 
     # -- virtual models
 
     def replace_virtual_models(self, messages: Iterable[vpb.VirtualModel]) -> None:
         """Take a whole snapshot."""
-        self._virtual_models.clear()
-        for message in messages:
+        fresh = {(message.workspace, message.name): message for message in messages}
+        for key in [key for key in self._virtual_models if key not in fresh]:
+            self.remove_virtual_model(key)
+        for message in fresh.values():
             self.put_virtual_model(message)
 
     def put_virtual_model(self, message: vpb.VirtualModel) -> None:
         """Take one virtual model."""
-        self._virtual_models[(message.workspace, message.name)] = virtual_model_entry(message)
+        key = (message.workspace, message.name)
+        self._virtual_model_messages[key] = message
+        self._virtual_models[key] = virtual_model_entry(message)
+        self._changed()
 
-    def remove_virtual_model(self, message: vpb.VirtualModel) -> None:
+    def remove_virtual_model(self, key: Key) -> None:
         """Forget one virtual model."""
-        self._virtual_models.pop((message.workspace, message.name), None)
+        self._virtual_model_messages.pop(key, None)
+        self._virtual_models.pop(key, None)
+        self._changed()
 
 
 class _Providers:
@@ -196,6 +270,6 @@ class _VirtualModels:
 
     def apply(self, resource: vpb.VirtualModel, *, deleted: bool) -> None:
         if deleted:
-            self._keeper.remove_virtual_model(resource)
+            self._keeper.remove_virtual_model((resource.workspace, resource.name))
         else:
             self._keeper.put_virtual_model(resource)

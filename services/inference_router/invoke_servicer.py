@@ -7,16 +7,22 @@ RPC ends OK: the tail has the verdict, and only a fault of junctor itself leaves
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any, Final
 
 import grpc
 
+from junctor.errors import JunctorError, UpstreamError, UpstreamRejected
 from junctor.v1 import inference_router_pb2 as router_pb
+from services.inference_router.attempts import SENT
 from services.inference_router.buffered_sink import BufferedSink
 from services.runtime import frames
 from services.runtime.exchange import Call, Invoker, Outcome
 from services.runtime.interceptors import current_call
+
+PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
+"""gRFC A6: a number says when to retry, a negative one not to."""
 
 
 class InvokeServicer:
@@ -36,11 +42,37 @@ class InvokeServicer:
         sink = BufferedSink()
         task = start(self._invoker, call, sink, context)
         try:
-            async for message in _messages(sink, call.request_id):
-                yield message
-            await task
+            with pushback(context):
+                async for message in _messages(sink, call.request_id):
+                    yield message
+                await task
         finally:
             task.cancel()
+
+
+@contextmanager
+def pushback(context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[None]:
+    """Say in the trailers when a failed call may be repeated, in the words that grpc's own retries heed."""
+    try:
+        yield
+    except JunctorError as error:
+        if (milliseconds := pushback_ms(error)) is not None:
+            kept = tuple(context.trailing_metadata() or ())
+            context.set_trailing_metadata((*kept, (PUSHBACK_KEY, str(milliseconds))))
+        raise
+
+
+def pushback_ms(error: JunctorError) -> int | None:
+    """Return the milliseconds to wait before a repetition, -1: never, as an attempt may have cost money.
+
+    None: nothing is known. A provider that says when to come back has not worked on the request.
+    """
+    if error.retry_after is not None:
+        return round(error.retry_after * 1000)
+    if isinstance(error, UpstreamRejected):
+        return -1 if int(error.metadata.get("status", "500")) >= 500 else None
+    unsent = error.metadata.get(SENT) == "false"
+    return -1 if isinstance(error, UpstreamError) and not unsent else None
 
 
 def start(

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 
 from services.inference_router import ejection
 from services.inference_router.answer import Answer
-from services.inference_router.attempts import Observer
+from services.inference_router.attempts import TIMEOUTS, Observer
 from services.inference_router.budget import RetryBudget
 from services.inference_router.headers import retry_after_seconds
 from services.inference_router.routing import Key
@@ -64,20 +64,26 @@ class Ledger:
         for key in [key for key in self._health if key[0] == provider]:
             del self._health[key]
 
-    def began(self, key: Key) -> None:
-        """A call to a candidate begins."""
-        self.loads[key] = self.loads.get(key, 0) + 1
+    def started(self, key: Key) -> None:
+        """A call to a candidate begins; the first one after an ejection is its probe."""
         health = self._health.get(key)
         if health is not None:
             self._health[key] = ejection.started(health, self._clock())
 
-    def ended(self, key: Key, answer: Answer, failure: UpstreamFailure | None) -> None:
-        """A call to a candidate has ended, with an answer, a failure, or neither (the caller left)."""
+    def opened(self, key: Key) -> None:
+        """Count an open call."""
+        self.loads[key] = self.loads.get(key, 0) + 1
+
+    def closed(self, key: Key) -> None:
+        """Count it no more."""
         left = self.loads[key] - 1
         if left:
             self.loads[key] = left
         else:
             del self.loads[key]
+
+    def judge(self, key: Key, answer: Answer, failure: UpstreamFailure | None) -> None:
+        """Learn from a call that has ended, with an answer, a failure, or neither (the caller left)."""
         health = self._health.get(key, ejection.HEALTHY)
         after = self._judged(health, answer, failure)
         if after == ejection.HEALTHY:
@@ -88,7 +94,8 @@ class Ledger:
     def _judged(self, health: ejection.Health, answer: Answer, failure: UpstreamFailure | None) -> ejection.Health:
         now = self._clock()
         if failure is not None:
-            return health if failure.kind in _OWN_REFUSALS else ejection.failed(health, now)
+            own = failure.kind in _OWN_REFUSALS
+            return ejection.abandoned(health) if own else ejection.failed(health, now)
         if answer.refused is not None:
             return ejection.failed(health, now)
         if not answer.complete:
@@ -99,26 +106,51 @@ class Ledger:
                 health = ejection.rested(health, wait, now)
         if ejection.is_fault(answer.status):
             return ejection.failed(health, now)
-        return ejection.abandoned(health) if answer.status == 429 else ejection.succeeded(health)
+        return ejection.abandoned(health) if answer.status in (408, 429) else ejection.succeeded(health)
+
+
+class Counted(Observer):
+    """Counts the open calls of a provider that were made by its name, and learns nothing from them."""
+
+    __slots__ = ("_ledger",)
+
+    def __init__(self, ledger: Ledger) -> None:
+        self._ledger = ledger
+
+    def began(self, candidate: Candidate) -> None:
+        """Count an open call."""
+        self._ledger.opened(candidate.key)
+
+    def ended(self, candidate: Candidate, answer: Answer, failure: UpstreamFailure | None) -> None:
+        """Count it no more."""
+        self._ledger.closed(candidate.key)
 
 
 class Observed(Observer):
     """Writes the attempts of one call into the ledger."""
 
-    __slots__ = ("_budget", "_clock", "_ledger")
+    __slots__ = ("_budget", "_clock", "_impatient", "_ledger")
 
-    def __init__(self, ledger: Ledger, virtual_model: str, clock: Callable[[], float]) -> None:
+    def __init__(
+        self, ledger: Ledger, virtual_model: str, clock: Callable[[], float], *, impatient: bool = False
+    ) -> None:
+        """``impatient``: the caller set timers of its own, so their expiry says nothing about a provider."""
         self._ledger = ledger
         self._budget = ledger.budget(virtual_model)
         self._clock = clock
+        self._impatient = impatient
 
     def began(self, candidate: Candidate) -> None:
         """Count an open call."""
-        self._ledger.began(candidate.key)
+        self._ledger.opened(candidate.key)
+        self._ledger.started(candidate.key)
 
     def ended(self, candidate: Candidate, answer: Answer, failure: UpstreamFailure | None) -> None:
         """Close it and judge the candidate by it."""
-        self._ledger.ended(candidate.key, answer, failure)
+        self._ledger.closed(candidate.key)
+        if failure is not None and self._impatient and failure.kind in TIMEOUTS:
+            failure = None
+        self._ledger.judge(candidate.key, answer, failure)
 
     def may_retry(self) -> bool:
         """Take one retry from the virtual model's budget."""

@@ -97,15 +97,31 @@ class RequestMaker:
                 accept_identity=identity,
             ),
             body=body,
-            timers=self._timers(provider),
+            timers=self._timers(call, provider),
         )
 
-    def _timers(self, provider: Provider) -> Timers:
+    def _timers(self, call: Call, provider: Provider) -> Timers:
         own = provider.timeouts
-        if own.connect is own.first_byte is own.idle is None:
-            return self.timers
+        timers = self.timers
+        if not own.connect is own.first_byte is own.idle is None:
+            timers = Timers(
+                connect=own.connect or timers.connect,
+                first_byte=own.first_byte or timers.first_byte,
+                idle=own.idle or timers.idle,
+            )
+        if not impatient(call):
+            return timers
         return Timers(
-            connect=own.connect or self.timers.connect,
-            first_byte=own.first_byte or self.timers.first_byte,
-            idle=own.idle or self.timers.idle,
+            connect=_shorter(call.connect_timeout, timers.connect),
+            first_byte=_shorter(call.first_byte_timeout, timers.first_byte),
+            idle=_shorter(call.idle_timeout, timers.idle),
         )
+
+
+def impatient(call: Call) -> bool:
+    """Tell whether the caller set timers of single attempts."""
+    return not (call.connect_timeout is call.first_byte_timeout is call.idle_timeout is None)
+
+
+def _shorter(asked: float | None, limit: float) -> float:
+    return limit if asked is None else min(asked, limit)

@@ -5,9 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from junctor.errors import FieldViolation, InvalidField, RevisionNotReached
-from services.inference_router.catalog import CatalogKeeper
+from services.inference_router.catalog import STORES, CatalogKeeper
 
-STORES = ("provider_registry", "model_registry")
 DEFAULT_WAIT = 10.0
 """Seconds to wait for a call without a timeout of its own."""
 

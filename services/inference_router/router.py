@@ -10,17 +10,17 @@ import random
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from junctor import errors
+from junctor import names
 from services.inference_router import resolution, routing
 from services.inference_router.attempts import Attempts, Observer, Plan
 from services.inference_router.catalog import CatalogKeeper
-from services.inference_router.ledger import Ledger, Observed
-from services.inference_router.requests import RequestMaker, read_call_body
+from services.inference_router.ledger import Counted, Ledger, Observed
+from services.inference_router.requests import RequestMaker, impatient, read_call_body
 from services.inference_router.revisions import wait_for
 from services.inference_router.snapshot import Candidate
 from services.inference_router.upstream import UpstreamClient
 from services.inference_router.upstream_types import Timers
-from services.runtime.exchange import Call, Outcome, Route, Sink, Verdict
+from services.runtime.exchange import Call, Outcome, Route, Sink
 
 ATTEMPT_CAP = 3
 """Candidates that one call is tried at."""
@@ -51,24 +51,25 @@ class Router:
         self._requests = RequestMaker(figures.timers)
         self._seed = seed
         self._loop = asyncio.get_running_loop()
+        self._resolved: dict[tuple[Route, str, str], resolution.Resolution] = {}
+        """By what a call names; bounded by the catalog, as only names that resolve are kept."""
+        self._resolved_at = -1
         self.ledger = Ledger(self._loop.time)
 
     async def invoke(self, call: Call, sink: Sink) -> Outcome:
         """Serve one call into ``sink``; see :class:`services.runtime.exchange.Invoker`."""
+        started = self._loop.time()
         if call.min_revision:
             await wait_for(self._keeper, call.min_revision, call.timeout)
         plan, observer, total = self._plan(call)
         attempts = Attempts(self._client, sink, observer)
         try:
-            async with asyncio.timeout(total):
+            async with asyncio.timeout_at(started + total) as limit:
                 return await attempts.run(plan)
         except TimeoutError:
-            late = f"The call took longer than its limit of {total:g} s."
-            if attempts.outcome is not None:
-                return attempts.outcome
-            if attempts.committed:
-                return attempts.broken(Verdict.TIMED_OUT, errors.StreamBroken(late))
-            raise errors.UpstreamTimeout(late) from None
+            if not limit.expired():
+                raise  # not ours: a sink's
+            return attempts.expire(f"The call took longer than its limit of {total:g} s.")
 
     def conditions(self, session: str, *, turn: int) -> routing.Conditions:
         """Gather all that the order of candidates depends on."""
@@ -80,9 +81,9 @@ class Router:
         if call.route is Route.PROVIDER:
             return self._pinned(call)
         body = read_call_body(call)
-        found = resolution.resolve(self._keeper.catalog, call.route, call.workspace, name=call.name, model=body.model)
+        found = self._resolve(call, body.model)
         virtual_model = found.virtual_model
-        ref = f"{virtual_model.workspace}/{virtual_model.name}"
+        ref = names.join(virtual_model.workspace, virtual_model.name)
         ordered = routing.order(found, self.conditions(call.session, turn=self.ledger.turn(ref)))
         plan = Plan(
             candidates=ordered,
@@ -92,7 +93,21 @@ class Router:
             retry=virtual_model.retry,
             cap=ATTEMPT_CAP,
         )
-        return plan, Observed(self.ledger, ref, self._loop.time), self._total(call, ordered[0])
+        observer = Observed(self.ledger, ref, self._loop.time, impatient=impatient(call))
+        return plan, observer, self._total(call, ordered[0])
+
+    def _resolve(self, call: Call, model: str | None) -> resolution.Resolution:
+        """Resolve a name, or take what it led to since the catalog last changed: names are few, calls are many."""
+        if self._resolved_at != self._keeper.changes:
+            self._resolved_at = self._keeper.changes
+            self._resolved.clear()
+        name = call.name if call.route is Route.MODEL else model or ""
+        key = (call.route, call.workspace, name)
+        found = self._resolved.get(key)
+        if found is None:
+            found = resolution.resolve(self._keeper.catalog, call.route, call.workspace, name=call.name, model=model)
+            self._resolved[key] = found
+        return found
 
     def _pinned(self, call: Call) -> tuple[Plan, Observer, float]:
         """Plan a call by provider: one attempt, the provider's own answer, nothing learned from it."""
@@ -105,7 +120,7 @@ class Router:
             method=call.method,
             cap=1,
         )
-        return plan, Observer(), self._total(call, candidate)
+        return plan, Counted(self.ledger), self._total(call, candidate)
 
     def _total(self, call: Call, first: Candidate) -> float:
         limit = first.provider.timeouts.total or self._figures.total

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 
 from junctor.channel import Peer
 from junctor.errors import JunctorError, ResourceNotFound
@@ -48,7 +48,7 @@ class SecretValues:
             self.forget(user)
             self._used[user] = secret
             self._users.setdefault(secret, set()).add(user)
-        if secret not in self._values:
+        if secret not in self._values and secret not in self._fetching:
             self._fetch(secret)
         return self._values.get(secret)
 
@@ -68,12 +68,31 @@ class SecretValues:
         """Tell whether every value that can be had has been fetched."""
         return self.follower.synced.is_set() and not self._fetching
 
+    async def settle(self) -> None:
+        """Return once no fetch is under way."""
+        while self._fetching:
+            await asyncio.wait(tuple(self._fetching.values()))
+
+    def known(self) -> Mapping[Key, str]:
+        """Return the values that are in force, by (workspace, name)."""
+        return dict(self._values)
+
+    def restore(self, values: Mapping[Key, str]) -> None:
+        """Take values of an earlier run. They hold until a registry says otherwise; ask for each by :meth:`want`."""
+        self._values.update(values)
+
+    def drop_unused(self) -> None:
+        """Forget values that nobody has asked for."""
+        for key in self._values.keys() - self._users.keys():
+            del self._values[key]
+
     def replace(self, resources: list[pb.Secret]) -> None:
         """Take a snapshot of the secrets that exist."""
         fresh = {(secret.workspace, secret.name): secret for secret in resources}
         for key in list(self._users):
             if key in fresh:
-                self._seen(key, fresh[key].value_version)
+                # Made anew while nobody watched, a secret has the version of the old one: fetched whatever it says.
+                self._fetch(key)
             else:
                 self._gone(key)
 
@@ -97,6 +116,9 @@ class SecretValues:
             self._fetch(key)
 
     def _gone(self, key: Key) -> None:
+        running = self._fetching.get(key)
+        if running is not None and running is not asyncio.current_task():
+            self._fetching.pop(key).cancel()  # it may have read the value before the deletion
         self._versions.pop(key, None)
         if self._values.pop(key, None) is not None:
             self._on_change(tuple(self._users[key]))
@@ -130,5 +152,6 @@ class SecretValues:
         if users is None:
             return
         self._versions[key] = answer.value_version
-        self._values[key] = answer.value
-        self._on_change(tuple(users))
+        if self._values.get(key) != answer.value:
+            self._values[key] = answer.value
+            self._on_change(tuple(users))

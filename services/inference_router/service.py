@@ -1,13 +1,19 @@
-"""The inference router as one object: its catalog, its router, its servicers."""
+"""The inference router as one object: its catalog, the copy of it on disk, its router, its servicers."""
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+
+from google.protobuf.message import DecodeError
 
 from junctor.channel import Peer
 from junctor.v1 import inference_pb2_grpc, inference_router_pb2_grpc
 from services.inference_router.catalog import CatalogKeeper
+from services.inference_router.catalog_file import CatalogFile, SavedCatalog
 from services.inference_router.router import Figures, Router
 from services.inference_router.servicer import RouterServicer
 from services.inference_router.typed_servicer import TypedServicer
@@ -15,8 +21,14 @@ from services.inference_router.upstream import UpstreamClient
 from services.inference_router.upstream_types import Timers
 from services.runtime.addresses import AddressPolicy
 from services.runtime.exchange import Invoker
+from services.runtime.keyring import Keyring
 from services.runtime.server import GrpcServer
 from services.runtime.tasks import Tasks
+
+SAVE_SECONDS = 2.0
+"""How long changes are gathered before the catalog is written again."""
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +41,11 @@ class RouterOptions:
     idle_timeout: float
     total_timeout: float
     default_workspace: str
+    catalog_file: Path | None = None
+    """Where the last good catalog is kept; None: nowhere. Needs ``keyring``."""
+    keyring: Keyring | None = None
+    """Keys that the file is encrypted with."""
+    save_seconds: float = SAVE_SECONDS
 
 
 class InferenceRouterService:
@@ -43,6 +60,9 @@ class InferenceRouterService:
         timers = Timers(options.connect_timeout, options.first_byte_timeout, options.idle_timeout)
         self._router = Router(self._keeper, self._client, Figures(options.total_timeout, timers))
         self._tasks = Tasks("inference_router")
+        self._file: CatalogFile | None = None
+        if options.catalog_file is not None and options.keyring is not None:
+            self._file = CatalogFile(options.catalog_file, options.keyring)
 
     @property
     def invoker(self) -> Invoker:
@@ -59,17 +79,53 @@ class InferenceRouterService:
         server.add(inference_pb2_grpc.add_InferenceServicer_to_server, TypedServicer(self._router, workspace))
 
     async def start(self) -> None:
-        """Begin to follow the registries."""
+        """Take the catalog from disk if there is one, and begin to follow the registries."""
+        if self._file is not None:
+            self._restore(await asyncio.to_thread(self._file.load))
+            self._tasks.start(self._keep_saved(self._file))
         for follower in self._keeper.followers:
             self._tasks.start(follower.run())
-        self._tasks.start(self._keeper.secrets.follower.run())
 
     async def ready(self) -> bool:
-        """Tell whether there is a whole catalog."""
+        """Tell whether there is a whole catalog, by Watch or from disk."""
         return self._keeper.loaded()
+
+    def stale_seconds(self) -> float:
+        """Return for how long the least heard of registry has said nothing, for health and metrics."""
+        return self._keeper.stale_seconds()
 
     async def stop(self) -> None:
         """Stop following and close every connection to providers."""
         await self._tasks.stop()
+        if self._file is not None and self._keeper.changed.is_set() and self._keeper.synced():
+            await self._save(self._file)
         await self._keeper.secrets.stop()
         await self._client.close()
+
+    def _restore(self, saved: SavedCatalog | None) -> None:
+        if saved is None:
+            return
+        try:
+            self._keeper.restore(saved)
+        except DecodeError:
+            _log.warning("the saved catalog is damaged; waiting for the registries")
+            return
+        _log.info("serving from the saved catalog until the registries answer", extra={"catalog": repr(saved)})
+
+    async def _keep_saved(self, file: CatalogFile) -> None:
+        """Write the catalog some time after it changed, but never one that the registries have not confirmed."""
+        changed = self._keeper.changed
+        while True:
+            await changed.wait()
+            await asyncio.sleep(self._options.save_seconds)
+            if not self._keeper.synced():
+                continue
+            await self._save(file)
+
+    async def _save(self, file: CatalogFile) -> None:
+        self._keeper.changed.clear()
+        try:
+            await asyncio.to_thread(file.save, self._keeper.save())
+        except OSError as error:
+            _log.warning("cannot save the catalog: %s", error.strerror)
+            self._keeper.changed.set()

@@ -153,5 +153,3 @@ class Catalog:
     """``workspace/entity`` → (provider, upstream id) of every provider that lists it, in the order of its making."""
     vendor_ids: Mapping[str, Mapping[str, tuple[str, ...]]]
     """Workspace → upstream id → entities (``workspace/entity``) that are served under it."""
-    revisions: Mapping[str, int]
-    """Store → revision that was taken in."""

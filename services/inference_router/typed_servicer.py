@@ -18,7 +18,7 @@ from junctor.v1 import route_pb2 as route_pb
 from junctor.v1.inference_pb2_grpc import InferenceServicer
 from services.inference_router import typed_request, typed_response
 from services.inference_router.buffered_sink import BufferedSink
-from services.inference_router.invoke_servicer import cap_by_deadline, start
+from services.inference_router.invoke_servicer import cap_by_deadline, pushback, start
 from services.inference_router.typed_response import Response
 from services.inference_router.typed_stream import EventMaker, EventT, SseParser
 from services.runtime.exchange import Call, Head, Invoker, Outcome, Source, Verdict
@@ -100,14 +100,15 @@ class TypedServicer(InferenceServicer):
     async def _whole(self, request: typed_request.Request, response: Response, context: Context) -> Response:
         call = self._call(request, context, stream=False)
         sink = WholeSink(ANSWER_LIMIT)
-        outcome = await self._invoker.invoke(call, sink)
-        head = sink.answered()
-        body = b"".join(sink.chunks)
-        if head.status >= 400:
-            raise typed_response.rejected(head, body)
-        if (error := typed_response.broken(outcome, head)) is not None:
-            raise error
-        typed_response.fill(response, body, head)
+        with pushback(context):
+            outcome = await self._invoker.invoke(call, sink)
+            head = sink.answered()
+            body = b"".join(sink.chunks)
+            if head.status >= 400:
+                raise typed_response.rejected(head, body)
+            if (error := typed_response.broken(outcome, head)) is not None:
+                raise error
+            typed_response.fill(response, body, head)
         return typed_response.conclude(response, _route(head, call, request), outcome)
 
     async def _stream(
@@ -117,20 +118,21 @@ class TypedServicer(InferenceServicer):
         sink = BufferedSink()
         task = start(self._invoker, call, sink, context)
         try:
-            if not await sink.more():
-                await task
-            head = sink.response
-            if head is None:
-                raise InternalError("The router gave no answer")
-            if head.status >= 400:
-                raise typed_response.rejected(head, await _rest(sink, ERROR_LIMIT))
-            maker = EventMaker(kind, _route(head, call, request))
-            async for event in _events(sink, head, maker):
-                yield event
-            outcome = await task
-            yield kind(verdict=verdict_to(outcome))
-            if (error := typed_response.broken(outcome, head)) is not None:
-                raise error
+            with pushback(context):
+                if not await sink.more():
+                    await task
+                head = sink.response
+                if head is None:
+                    raise InternalError("The router gave no answer")
+                if head.status >= 400:
+                    raise typed_response.rejected(head, await _rest(sink, ERROR_LIMIT))
+                maker = EventMaker(kind, _route(head, call, request))
+                async for event in _events(sink, head, maker):
+                    yield event
+                outcome = await task
+                yield kind(verdict=verdict_to(outcome))
+                if (error := typed_response.broken(outcome, head)) is not None:
+                    raise error
         finally:
             task.cancel()
 

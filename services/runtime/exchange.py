@@ -53,6 +53,12 @@ class Call:
     session: str = ""
     """Key of sticky routing; empty: none."""
     want_receipt: bool = False
+    connect_timeout: float | None = None
+    """Seconds for one attempt to connect; shortens the provider's own timer, never lengthens it. None: that one."""
+    first_byte_timeout: float | None = None
+    """Seconds from the first request byte to the first body byte of one attempt; as above."""
+    idle_timeout: float | None = None
+    """Seconds between two body bytes; as above."""
 
 
 @dataclass(slots=True)
@@ -70,6 +76,10 @@ class Head:
     """``workspace/name`` of the provider that answers."""
     attempts: int
     """How many providers were tried, this one included."""
+    entity: str = ""
+    """``workspace/name`` of the model entity that answers; empty on a call by provider."""
+    upstream_model: str = ""
+    """Name of the model as the provider knows it; empty on a call by provider."""
 
 
 class Verdict(Enum):

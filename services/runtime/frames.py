@@ -6,6 +6,7 @@ the way are only an error's cause and traceback.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from typing import Literal
 
@@ -32,7 +33,12 @@ _ATTEMPT_TIMERS: tuple[Literal["connect_timeout", "first_byte_timeout", "idle_ti
     "first_byte_timeout",
     "idle_timeout",
 )
-"""Timers of single attempts: refused rather than ignored, until a call can carry them."""
+"""Timers of single attempts: fields of a call as of the options."""
+
+METHODS = ("GET", "POST", "PUT", "PATCH", "DELETE")
+"""Methods of inference calls (the HTTP contract, inference gateway)."""
+
+_TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9a-z-]+").fullmatch
 
 _VERDICT_OF = {message: verdict for verdict, message in VERDICTS.items()}
 
@@ -61,8 +67,13 @@ def request_of(call: Call) -> router_pb.InvokeRequest:
 
 
 def call_of(request: router_pb.InvokeRequest) -> Call:
-    """Read the request of ``Invoke``. Raises MalformedRequest without a target, InvalidField for options."""
+    """Read the request of ``Invoke``.
+
+    Raises MalformedRequest without a target, InvalidField for a bad method, header name or option.
+    """
     route, workspace, name = _target(request)
+    if request.method not in METHODS:
+        raise InvalidField.of(FieldViolation("method", f"must be one of {', '.join(METHODS)}"))
     call = Call(
         route=route,
         workspace=workspace,
@@ -70,7 +81,7 @@ def call_of(request: router_pb.InvokeRequest) -> Call:
         method=request.method,
         path=request.path,
         query=request.query,
-        headers=_headers_from(request.headers),
+        headers=_request_headers_from(request.headers),
         body=request.body,
         request_id=request.request_id,
     )
@@ -83,16 +94,18 @@ def options_of(call: Call) -> route_pb.RequestOptions:
     options = route_pb.RequestOptions(
         session_id=call.session, min_revision=call.min_revision, want_receipt=call.want_receipt
     )
-    if call.timeout is not None:
-        options.timeout.FromNanoseconds(round(call.timeout * 1e9))
+    for name in ("timeout", *_ATTEMPT_TIMERS):
+        if (seconds := getattr(call, name)) is not None:
+            getattr(options, name).FromNanoseconds(round(seconds * 1e9))
     return options
 
 
 def apply_options(call: Call, options: route_pb.RequestOptions) -> None:
-    """Put options into a call. Raises InvalidField for a timer that is not positive, or not offered here."""
-    if bad := [name for name in _ATTEMPT_TIMERS if options.HasField(name)]:
-        raise InvalidField.of(*(FieldViolation(f"options.{name}", "is not offered yet") for name in bad))
-    call.timeout = _seconds("options.timeout", options.timeout) if options.HasField("timeout") else None
+    """Put options into a call. Raises InvalidField for a timer that is not positive."""
+    call.timeout = _seconds("timeout", options.timeout) if options.HasField("timeout") else None
+    for name in _ATTEMPT_TIMERS:
+        seconds = _seconds(name, getattr(options, name)) if options.HasField(name) else None
+        setattr(call, name, seconds)
     call.session = options.session_id
     call.min_revision = options.min_revision
     call.want_receipt = options.want_receipt
@@ -118,12 +131,20 @@ def head_from(message: router_pb.InvokeHead) -> Head:
         event_stream=message.event_stream,
         provider=message.route.provider,
         attempts=message.route.attempts,
+        entity=message.route.entity,
+        upstream_model=message.route.upstream_model,
     )
 
 
 def route_to(head: Head, request_id: str) -> route_pb.RouteTaken:
     """Write who answers."""
-    return route_pb.RouteTaken(provider=head.provider, attempts=head.attempts, request_id=request_id)
+    return route_pb.RouteTaken(
+        provider=head.provider,
+        entity=head.entity,
+        upstream_model=head.upstream_model,
+        attempts=head.attempts,
+        request_id=request_id,
+    )
 
 
 def verdict_to(outcome: Outcome) -> route_pb.CallVerdict:
@@ -192,12 +213,20 @@ def _target(request: router_pb.InvokeRequest) -> tuple[Route, str, str]:
 def _seconds(field: str, duration: Duration) -> float:
     seconds = duration.seconds + duration.nanos / 1e9
     if seconds <= 0:
-        raise InvalidField.of(FieldViolation(field, "must be longer than zero"))
+        raise InvalidField.of(FieldViolation(f"options.{field}", "must be longer than zero"))
     return seconds
 
 
 def _headers_to(headers: Headers) -> list[router_pb.Header]:
     return [router_pb.Header(name=name, value=value) for name, value in headers]
+
+
+def _request_headers_from(headers: Iterable[router_pb.Header]) -> Headers:
+    """Read a caller's fields: rules on names count for every spelling, so names are put in lower case here."""
+    fields = [(field.name.lower(), field.value) for field in headers]
+    if not all(_TOKEN(name) for name, _ in fields):
+        raise InvalidField.of(FieldViolation("headers", "names must be tokens of RFC 9110"))
+    return fields
 
 
 def _headers_from(headers: Iterable[router_pb.Header]) -> Headers:

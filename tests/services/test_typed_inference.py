@@ -175,7 +175,7 @@ BAD = {
         "tools[0].function.parameters",
     ),
     "deep JSON": (ask(prediction=b"[" * 100_000), "prediction"),
-    "attempt timer": (ask(options=route_pb.RequestOptions(idle_timeout={"seconds": 1})), "options.idle_timeout"),
+    "attempt timer": (ask(options=route_pb.RequestOptions(idle_timeout={"seconds": -1})), "options.idle_timeout"),
 }
 
 

@@ -35,7 +35,6 @@ def catalog(providers: Iterable[Provider], models: Iterable[VirtualModel]) -> Ca
         {(model.workspace, model.name): model for model in models},
         dict(by_entity),
         vendor_ids,
-        {},
     )
 
 
