@@ -8,21 +8,27 @@ Methods are named like the RPCs of ``junctor.v1.Inference``; requests and answer
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
-from junctor.channel import CALL_TIMEOUT, READY_WAIT, Metadata, Peer, channel_options, open_channel
+from junctor.channel import CALL_TIMEOUT, Metadata, Peer, channel_options, open_channel
 from junctor.config import Settings
-from junctor.errors import PeerUnavailable
+from junctor.errors import JunctorError, PeerUnavailable
 from junctor.status import from_rpc_error
 from junctor.v1 import inference_pb2 as pb
 from junctor.v1 import inference_router_pb2 as router_pb
-from junctor.v1.inference_pb2_grpc import InferenceAsyncStub, InferenceStub
-from junctor.v1.inference_router_pb2_grpc import InferenceRouterAsyncStub, InferenceRouterStub
+from junctor.v1.inference_pb2_grpc import InferenceStub
+from junctor.v1.inference_router_pb2_grpc import InferenceRouterStub
 
-RequestT = TypeVar("RequestT")
+if TYPE_CHECKING:  # only the stubs' types tell sync and async apart
+    from junctor.v1.inference_pb2_grpc import InferenceAsyncStub
+    from junctor.v1.inference_router_pb2_grpc import InferenceRouterAsyncStub
+
 ResponseT = TypeVar("ResponseT")
+
+_DETAILS = "grpc-status-details-bin"
+"""In the trailers of every failure that a junctor service told itself."""
 
 
 def metadata_of(settings: Settings) -> Metadata:
@@ -32,7 +38,7 @@ def metadata_of(settings: Settings) -> Metadata:
 
 
 class GrpcInference:
-    """The service, blocking. A call waits up to 2 s for the server, then raises PeerUnavailable."""
+    """The service, blocking. Raises PeerUnavailable when there is no connection."""
 
     def __init__(self, settings: Settings) -> None:
         self._target = settings.grpc_target
@@ -88,28 +94,26 @@ class GrpcInference:
         """Close the channel; running calls are cancelled."""
         self._channel.close()
 
-    def _ready(self) -> None:
-        try:
-            grpc.channel_ready_future(self._channel).result(timeout=READY_WAIT)
-        except grpc.FutureTimeoutError:
-            raise PeerUnavailable(f"cannot connect to {self._target} by gRPC", retry_after=1.0) from None
-
     def _call(self, method: Callable[..., ResponseT], request: object, timeout: float | None) -> ResponseT:
-        self._ready()
         try:
             return method(request, timeout=timeout, metadata=self._metadata)
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise self._failure(error) from error
 
     def _stream(self, method: Callable[..., Any], request: object, timeout: float | None) -> Iterator[Any]:
-        self._ready()
         call = method(request, timeout=timeout, metadata=self._metadata)
         try:
             yield from call
         except grpc.RpcError as error:
-            raise from_rpc_error(error) from error
+            raise self._failure(error) from error
         finally:
             call.cancel()
+
+    def _failure(self, error: grpc.RpcError) -> JunctorError:
+        details = isinstance(error, grpc.Call) and any(key == _DETAILS for key, _ in error.trailing_metadata() or ())
+        if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.UNAVAILABLE and not details:
+            return PeerUnavailable(f"cannot connect to {self._target} by gRPC", retry_after=1.0)
+        return from_rpc_error(error)
 
 
 class AsyncGrpcInference:
