@@ -3,16 +3,27 @@
 from __future__ import annotations
 
 import hashlib
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
+from junctor import names
+from junctor.errors import NotReady
 from junctor.v1 import secrets_pb2 as pb
 from services.provider_registry.schedule import Schedule
-from services.provider_registry.secrets import Keyring, Sealed, identity_of
+from services.provider_registry.secrets import KeyFileError, Keyring, Sealed, ValueUnreadable, identity_of
 from services.runtime.auth import Secret
 from services.runtime.changes import Feed
 from services.runtime.resources import Kind, ResourceStore
+
+_BATCH = 100
+"""Values that are wrapped anew in one transaction; writers wait for no more than one."""
+
+_log = logging.getLogger(__name__)
 
 SECRET = Kind(
     name="secret",
@@ -34,6 +45,15 @@ VALUES = sa.Table(
     sa.Column("wrapped_key", sa.LargeBinary),
     sa.Column("ciphertext", sa.LargeBinary),
 )
+
+
+@dataclass(frozen=True, slots=True)
+class Rewrapped:
+    """What came of wrapping values with the newest key."""
+
+    count: int
+    unreadable: tuple[str, ...]
+    """``workspace/name`` of secrets whose values nobody can decrypt; they are left as they are."""
 
 
 class SecretStore(ResourceStore[pb.Secret]):
@@ -84,44 +104,107 @@ class SecretStore(ResourceStore[pb.Secret]):
 
     async def reveal(self, workspace: str, name: str) -> tuple[pb.Secret, Secret]:
         """Return a secret and its value. Raises ResourceNotFound, ValueUnreadable."""
+        try:
+            return await self._reveal(workspace, name)
+        except ValueUnreadable:
+            # Its key may have been retired after the row was read: the row now names another.
+            return await self._reveal(workspace, name)
+
+    async def _reveal(self, workspace: str, name: str) -> tuple[pb.Secret, Secret]:
         async with self.feed.database.read() as tx:
             secret = await self.fetch(tx, workspace, name)
             row = (await tx.execute(sa.select(VALUES).where(VALUES.c.secret_id == secret.id))).one()
-        sealed = Sealed(row.key_id, row.wrapped_key, row.ciphertext)
-        return secret, self._keyring.open(sealed, identity_of(workspace, name, secret.id))
+        return secret, self._keyring.open(_sealed(row), identity_of(workspace, name, secret.id))
 
     async def exists(self, workspace: str, name: str) -> bool:
         """Tell whether there is such a secret."""
         async with self.feed.database.read() as tx:
             return await self.find(tx, workspace, name) is not None
 
-    async def rewrap(self) -> int:
-        """Wrap every data key that an older key wraps with the newest one; returns how many. Raises ValueUnreadable.
+    # -- keys
 
-        Values, versions and watchers do not notice.
+    async def rewrap(self) -> Rewrapped:
+        """Wrap every data key that an older key wraps with the newest one; values and versions stay, nobody is told.
+
+        In several transactions, so that running services write in between. Raises KeyFileError.
         """
-        async with self.feed.database.write() as tx:
-            newest = self._keyring.newest
-            old = {
-                row.secret_id: Sealed(row.key_id, row.wrapped_key, row.ciphertext)
-                for row in await tx.execute(sa.select(VALUES).where(VALUES.c.key_id != newest))
-            }
-            owners = [secret for secret in await self.all(tx) if secret.id in old]
-            for secret in owners:
-                identity = identity_of(secret.workspace, secret.name, secret.id)
-                sealed = self._keyring.rewrap(old[secret.id], identity)
-                await tx.execute(
-                    sa.update(VALUES)
-                    .where(VALUES.c.secret_id == secret.id)
-                    .values(key_id=sealed.key_id, wrapped_key=sealed.wrapped_key)
-                )
-        return len(owners)
+        self._keyring.refresh()
+        count, unreadable, after = 0, list[str](), ""
+        while True:
+            async with self.transaction() as tx:
+                rows = (await tx.execute(self._old(after).limit(_BATCH))).all()
+                for row in rows:
+                    try:
+                        await self._rewrap(tx, row)
+                        count += 1
+                    except ValueUnreadable:
+                        unreadable.append(names.join(row.workspace, row.name))
+            if not rows:
+                return Rewrapped(count, tuple(unreadable))
+            after = rows[-1].secret_id
+
+    async def count_old(self) -> int:
+        """Count the values that another key than the newest wraps."""
+        async with self.feed.database.read() as tx:
+            return int(
+                (await tx.execute(sa.select(sa.func.count()).select_from(self._old("").subquery()))).scalar_one()
+            )
+
+    async def if_rewrapped(self, act: Callable[[], object]) -> bool:
+        """Call ``act`` if every value is wrapped by the newest key; nobody writes a secret meanwhile."""
+        async with self.transaction() as tx:
+            if (await tx.execute(self._old("").limit(1))).first() is not None:
+                return False
+            act()
+        return True
+
+    async def forget_old_wraps(self) -> None:
+        """Drop rows as they were from SQLite's log, which keeps them until it is written back.
+
+        PostgreSQL has them until VACUUM; backups have them for as long as they are kept.
+        """
+        if self.feed.database.is_sqlite:
+            async with self.feed.database.engine.connect() as connection:
+                driver = (await connection.get_raw_connection()).driver_connection
+                assert driver is not None
+                await (await driver.execute("PRAGMA wal_checkpoint(TRUNCATE)")).close()
+
+    def _old(self, after: str) -> sa.Select[Any]:
+        """Select the values that another key than the newest wraps, in the order of their secrets' ids."""
+        columns = (self.table.c.workspace, self.table.c.name, *VALUES.c)
+        return (
+            sa.select(*columns)
+            .join(VALUES, VALUES.c.secret_id == self.table.c.id)
+            .where(VALUES.c.key_id != self._keyring.newest, VALUES.c.secret_id > after)
+            .order_by(VALUES.c.secret_id)
+        )
+
+    async def _rewrap(self, tx: AsyncConnection, row: sa.Row[Any]) -> None:
+        sealed = self._keyring.rewrap(_sealed(row), identity_of(row.workspace, row.name, row.secret_id))
+        if self.feed.database.is_sqlite:
+            await tx.exec_driver_sql("PRAGMA secure_delete=ON")  # what is overwritten must not lie in a free page
+        await tx.execute(
+            sa.update(VALUES)
+            .where(VALUES.c.secret_id == row.secret_id)
+            .values(key_id=sealed.key_id, wrapped_key=sealed.wrapped_key)
+        )
+
+    def _encrypt(self, value: Secret, identity: bytes) -> Sealed:
+        try:
+            return self._keyring.seal(value, identity)
+        except KeyFileError as error:
+            _log.error("no secret can be stored: %s", error)
+            raise NotReady("Secrets cannot be stored now: the service cannot read its key file.") from None
 
     def _sealed_row(self, secret: pb.Secret, value: Secret) -> dict[str, object]:
-        sealed = self._keyring.seal(value, identity_of(secret.workspace, secret.name, secret.id))
+        sealed = self._encrypt(value, identity_of(secret.workspace, secret.name, secret.id))
         return {
             "secret_id": secret.id,
             "key_id": sealed.key_id,
             "wrapped_key": sealed.wrapped_key,
             "ciphertext": sealed.ciphertext,
         }
+
+
+def _sealed(row: sa.Row[Any]) -> Sealed:
+    return Sealed(row.key_id, row.wrapped_key, row.ciphertext)

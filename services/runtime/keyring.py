@@ -82,6 +82,11 @@ class Keyring:
         """Id of the key that encrypts."""
         return next(reversed(self._keys))
 
+    @property
+    def ids(self) -> tuple[str, ...]:
+        """Ids of all keys, the newest last."""
+        return tuple(self._keys)
+
     def reload(self) -> None:
         """Read the key file again, after a key was added. Raises KeyFileError; the keys are then as before."""
         if self._path is None:

@@ -21,7 +21,7 @@ from junctor.errors import (
 from junctor.v1 import secrets_pb2 as pb
 from junctor.v1 import secrets_pb2_grpc, watch_pb2
 from services.provider_registry.schedule import Schedule
-from services.provider_registry.secret_store import VALUES, SecretStore
+from services.provider_registry.secret_store import VALUES, Rewrapped, SecretStore
 from services.provider_registry.secrets import Keyring, add_key
 from services.provider_registry.store import MIGRATIONS
 from services.runtime.auth import Secret
@@ -224,8 +224,8 @@ async def test_values_outlive_the_replacement_of_their_key_and_not_their_secret(
         old = path.read_text()
         add_key(path)
         keyring.reload()
-        assert await store.rewrap() == 3
-        assert await store.rewrap() == 0
+        assert await store.rewrap() == Rewrapped(3, ())
+        assert await store.rewrap() == Rewrapped(0, ())
         path.write_text(path.read_text().removeprefix(old))
         fresh = SecretStore(Feed(database), Keyring.load_or_create(path), Schedule(database))
         values = await asyncio.gather(*(fresh.reveal("default", f"k{number}") for number in range(3)))

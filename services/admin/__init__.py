@@ -1,0 +1,1 @@
+"""``junctor admin``: maintenance of a server's data."""
