@@ -7,19 +7,28 @@ SQLite runs in WAL mode with ``synchronous=FULL``: an acknowledged write is on d
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+import contextlib
+import sqlite3
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
+import aiosqlite
 from alembic import command
 from alembic.config import Config
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
+from junctor.errors import NotReady
+
 _BUSY_SECONDS = 10
 """How long SQLite waits for another process's write lock before it gives up."""
+
+
+T = TypeVar("T")
 
 
 class Database:
@@ -30,11 +39,14 @@ class Database:
         self.schema = schema
         self.is_sqlite = engine.dialect.name == "sqlite"
         self._writer = asyncio.Lock()
+        self._closed = False
+        self._in_use = 0
+        self._unused = asyncio.Event()
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that sees one state of the store and writes nothing."""
-        async with self.engine.connect() as connection:
+        async with self._connection() as connection:
             if not self.is_sqlite:
                 await connection.execution_options(isolation_level="REPEATABLE READ")
             async with connection.begin():
@@ -43,10 +55,29 @@ class Database:
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
         """A transaction that writes: all of it is committed when the block ends, or nothing of it."""
-        async with self._writer, self.engine.connect() as connection:
+        async with self._writer, self._connection() as connection:
             await connection.execution_options(junctor_write=True)
             async with connection.begin():
                 yield connection
+
+    @asynccontextmanager
+    async def _connection(self) -> AsyncIterator[AsyncConnection]:
+        if self._closed:
+            raise NotReady("The store is closed.", retry_after=1.0)
+        self._in_use += 1
+        try:
+            connection = self.engine.connect()
+            # A caller may leave at any time; an opening cut half-way would leak the driver's thread and file.
+            opening = asyncio.ensure_future(connection.start())
+            try:
+                await outlast(opening)
+                yield connection
+            finally:
+                await outlast(asyncio.ensure_future(connection.close()))
+        finally:
+            self._in_use -= 1
+            if not self._in_use:
+                self._unused.set()
 
     async def migrate(self, migrations: Path) -> None:
         """Bring the schema to the newest revision of the Alembic folder ``migrations``."""
@@ -68,7 +99,13 @@ class Database:
         return True
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Let transactions under way end, and close every connection; new transactions are refused as NotReady."""
+        self._closed = True
+        self._unused.clear()
+        if self._in_use:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_BUSY_SECONDS):
+                    await self._unused.wait()
         await self.engine.dispose()
 
 
@@ -76,7 +113,8 @@ def open_database(url: str, *, schema: str) -> Database:
     """Open ``sqlite:///path`` or ``postgresql://…`` without connecting yet."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
-        engine = create_async_engine(parsed.set(drivername="sqlite+aiosqlite"), connect_args={"timeout": _BUSY_SECONDS})
+        arguments = {"timeout": _BUSY_SECONDS, "async_creator_fn": _connect_sqlite}
+        engine = create_async_engine(parsed.set(drivername="sqlite+aiosqlite"), connect_args=arguments)
         _prepare_sqlite(engine)
         return Database(engine, schema=schema)
     engine = create_async_engine(
@@ -85,6 +123,40 @@ def open_database(url: str, *, schema: str) -> Database:
         connect_args={"server_settings": {"search_path": schema, "application_name": f"junctor-{schema}"}},
     )
     return Database(engine, schema=schema)
+
+
+async def outlast(work: asyncio.Future[T]) -> T:
+    """Wait for ``work`` to its end, also if the waiting task is cancelled meanwhile; then it is cancelled."""
+    try:
+        return await asyncio.shield(work)
+    except asyncio.CancelledError:
+        await asyncio.wait([work])
+        if not work.cancelled():
+            work.exception()  # looked at: it is not reported as lost
+        raise
+
+
+class _Connection(aiosqlite.Connection):
+    """A connection whose statements are never abandoned: one that goes on in its thread would keep its lock."""
+
+    async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+        if not self._running or not self._connection:
+            raise ValueError("the connection is closed")
+        done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._tx.put_nowait((done, partial(fn, *args, **kwargs)))
+        return await outlast(done)
+
+    async def close(self) -> None:
+        """Roll back, then close: with a cursor still alive somewhere, SQLite would close, and unlock, much later."""
+        if self._running and self._connection is not None:
+            await self._execute(self._connection.rollback)
+        await super().close()
+
+
+def _connect_sqlite(path: str, **arguments: Any) -> aiosqlite.Connection:
+    connection = _Connection(partial(sqlite3.connect, path, **arguments), iter_chunk_size=64)
+    connection._thread.daemon = True  # a process that must end does not wait for a statement
+    return connection
 
 
 def _prepare_sqlite(engine: AsyncEngine) -> None:

@@ -86,11 +86,9 @@ def compared(node: Compare, found: Any) -> bool:  # noqa: C901
             return (datetime.fromisoformat(written) - EPOCH) // timedelta(microseconds=1)
         return written
 
-    match node.op:
-        case "in":
-            return found in [None if one is None else value(one) for one in node.value]
-        case "nin":
-            return found not in [None if one is None else value(one) for one in node.value]
+    if isinstance(node.value, tuple):
+        inside = found in [None if one is None else value(one) for one in node.value]
+        return inside if node.op == "in" else not inside
     if node.value is None or found is None:
         return node.value is None and found is None
     wanted = value(node.value)
