@@ -73,7 +73,8 @@ class Database:
                 await outlast(opening)
                 yield connection
             finally:
-                await outlast(asyncio.ensure_future(connection.close()))
+                if opening.exception() is None:  # else there is nothing to close, and trying would hide why
+                    await outlast(asyncio.ensure_future(connection.close()))
         finally:
             self._in_use -= 1
             if not self._in_use:
