@@ -74,9 +74,16 @@ while True:
 PY
 }
 
+finish() {
+  local code=$?
+  [ -z "$pid" ] || { kill "$pid" 2>/dev/null || true; wait "$pid" || true; }
+  rm -rf "$work"
+  exit $((code != 0))
+}
+
 work=$(mktemp -d)
 pid=
-trap 'if [ -n "$pid" ]; then kill "$pid" 2>/dev/null || true; wait "$pid" || true; fi; rm -rf "$work"' EXIT
+trap finish EXIT
 install
 compile
 start
