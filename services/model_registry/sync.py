@@ -35,12 +35,12 @@ class ProviderSyncer:
         async with self._stores.models.transaction() as tx:
             if not await self._advance(tx, request):
                 return (await self._stores.feed.position(tx))[1], False
+            now: dict[str, pb.SyncedModel] = {}
+            for model in request.models:
+                now.setdefault(model.entity, model)  # of two alike the first one counts
             before = await self._served_by(tx, request.provider_id)
-            now = {model.entity: model for model in reversed(request.models)}  # of two alike the first one counts
-            for entity in sorted(before - now.keys()):
-                await self._unlink(tx, request, entity)
-            for entity, synced in now.items():
-                await self._link(tx, request, synced, linked=entity in before)
+            await self._unlink(tx, request, sorted(before - now.keys()))
+            await self._link(tx, request, now, sorted(now.keys() - before))
             return (await self._stores.feed.position(tx))[1], True
 
     async def _advance(self, tx: AsyncConnection, request: pb.SyncProviderRequest) -> bool:
@@ -67,40 +67,51 @@ class ProviderSyncer:
         return {row.entity for row in rows}
 
     async def _link(
-        self, tx: AsyncConnection, request: pb.SyncProviderRequest, synced: pb.SyncedModel, *, linked: bool
+        self, tx: AsyncConnection, request: pb.SyncProviderRequest, now: dict[str, pb.SyncedModel], new: list[str]
     ) -> None:
-        if not linked:
-            await tx.execute(
-                sa.insert(SERVED).values(
-                    workspace=request.workspace,
-                    entity=synced.entity,
-                    provider_id=request.provider_id,
-                    provider=request.provider,
-                )
-            )
-        models = self._stores.models
-        existing = await models.find(tx, request.workspace, synced.entity)
-        if existing is None:
-            await models.insert(tx, _discovered(request, synced))
-        else:
-            await models.put(tx, existing, lambda model: _fill(model, request, synced))
-        virtual = self._stores.virtual_models
-        if await virtual.find(tx, request.workspace, synced.entity) is None:
-            await virtual.insert(tx, _provisioned(request.workspace, synced.entity))
+        await self._add_served(tx, request, new)
+        models, virtual_models = self._stores.models, self._stores.virtual_models
+        existing = await models.find_all(tx, request.workspace, list(now))
+        missing = [synced for entity, synced in now.items() if entity not in existing]
+        await models.insert_all(tx, [_discovered(request, synced) for synced in missing])
+        await models.put_all(tx, list(existing.values()), lambda model: _fill(model, request, now[model.name]))
+        named = await virtual_models.find_all(tx, request.workspace, list(now))
+        unnamed = [entity for entity in now if entity not in named]
+        await virtual_models.insert_all(tx, [_provisioned(request.workspace, entity) for entity in unnamed])
 
-    async def _unlink(self, tx: AsyncConnection, request: pb.SyncProviderRequest, entity: str) -> None:
-        here = sa.and_(SERVED.c.workspace == request.workspace, SERVED.c.entity == entity)
-        await tx.execute(sa.delete(SERVED).where(here, SERVED.c.provider_id == request.provider_id))
-        still = (await tx.execute(sa.select(SERVED.c.provider).where(here))).scalars().all()
+    async def _unlink(self, tx: AsyncConnection, request: pb.SyncProviderRequest, gone: list[str]) -> None:
+        if not gone:
+            return
+        mine = sa.and_(SERVED.c.provider_id == request.provider_id, SERVED.c.entity == sa.bindparam("gone"))
+        await tx.execute(sa.delete(SERVED).where(mine), [{"gone": entity} for entity in gone])
+        still = await self._serving(tx, request.workspace)
         # A provider deleted and created again has two ids but one name: the link stays for the other.
-        if request.provider not in still:
-            model = await self._stores.models.find(tx, request.workspace, entity)
-            if model is not None:
-                reference = names.join(request.workspace, request.provider)
-                await self._stores.models.put(tx, model, lambda m: _remove_provider(m, reference))
-        virtual = await self._stores.virtual_models.find(tx, request.workspace, entity)
-        if not still and virtual is not None and virtual.autoprovisioned:
-            await self._stores.virtual_models.remove(tx, virtual)
+        left = [entity for entity in gone if request.provider not in still.get(entity, ())]
+        linked = await self._stores.models.find_all(tx, request.workspace, left)
+        reference = names.join(request.workspace, request.provider)
+        await self._stores.models.put_all(tx, list(linked.values()), lambda model: _remove_provider(model, reference))
+        unserved = [entity for entity in gone if entity not in still]
+        named = await self._stores.virtual_models.find_all(tx, request.workspace, unserved)
+        ours = [virtual for virtual in named.values() if virtual.autoprovisioned]
+        if ours:
+            await self._stores.virtual_models.remove_all(tx, ours)
+
+    async def _add_served(self, tx: AsyncConnection, request: pb.SyncProviderRequest, entities: list[str]) -> None:
+        same = {
+            "workspace": request.workspace,
+            "provider_id": request.provider_id,
+            "provider": request.provider,
+        }
+        if entities:
+            await tx.execute(sa.insert(SERVED), [{**same, "entity": entity} for entity in entities])
+
+    async def _serving(self, tx: AsyncConnection, workspace: str) -> dict[str, set[str]]:
+        """Return the names of the providers that serve each entity of a workspace."""
+        serving: dict[str, set[str]] = {}
+        rows = await tx.execute(sa.select(SERVED.c.entity, SERVED.c.provider).where(SERVED.c.workspace == workspace))
+        for row in rows:
+            serving.setdefault(row.entity, set()).add(row.provider)
+        return serving
 
 
 def _discovered(request: pb.SyncProviderRequest, synced: pb.SyncedModel) -> pb.Model:

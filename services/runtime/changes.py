@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import sqlalchemy as sa
@@ -59,26 +60,27 @@ class Feed:
         self.database = database
         self._waiters: set[asyncio.Event] = set()
 
-    async def append(self, tx: AsyncConnection, kind: str, *, deleted: bool, body: bytes, revision: int) -> None:
-        """Write the log row of a change whose ``revision`` came from :meth:`next_revision` in the same ``tx``."""
-        await tx.execute(
-            sa.insert(CHANGES).values(
-                revision=revision, kind=kind, deleted=deleted, body=body, at=time.time_ns() // 1000
-            )
-        )
+    async def append(self, tx: AsyncConnection, kind: str, changes: Sequence[Change]) -> None:
+        """Write the log rows of changes whose revisions came from :meth:`next_revisions` in the same ``tx``."""
+        now = time.time_ns() // 1000
+        rows = [
+            {"revision": c.revision, "kind": kind, "deleted": c.deleted, "body": c.body, "at": now} for c in changes
+        ]
+        await tx.execute(sa.insert(CHANGES), rows)
 
     async def lock(self, tx: AsyncConnection) -> None:
         """Make ``tx`` the store's only writer until it ends, so that what it reads stays true.
 
-        It is the row that :meth:`next_revision` locks anyway. On SQLite a write transaction is alone already.
+        It is the row that :meth:`next_revisions` locks anyway. On SQLite a write transaction is alone already.
         """
         if not self.database.is_sqlite:
             await tx.execute(sa.select(COUNTER.c.value).with_for_update())
 
-    async def next_revision(self, tx: AsyncConnection) -> int:
-        """Take the next revision of the store; the row lock makes commit order revision order."""
-        statement = sa.update(COUNTER).values(value=COUNTER.c.value + 1).returning(COUNTER.c.value)
-        return int((await tx.execute(statement)).scalar_one())
+    async def next_revisions(self, tx: AsyncConnection, count: int) -> range:
+        """Take the next ``count`` revisions of the store; the row lock makes commit order revision order."""
+        statement = sa.update(COUNTER).values(value=COUNTER.c.value + count).returning(COUNTER.c.value)
+        last = int((await tx.execute(statement)).scalar_one())
+        return range(last - count + 1, last + 1)
 
     def notify(self) -> None:
         """Wake every watcher: call it after the commit."""

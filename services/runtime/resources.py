@@ -10,7 +10,7 @@ import asyncio
 import hashlib
 import secrets
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -29,7 +29,7 @@ from junctor.errors import (
     ResourceRef,
     StaleVersion,
 )
-from services.runtime.changes import METADATA, Feed
+from services.runtime.changes import METADATA, Change, Feed
 from services.runtime.filter_sql import compile_filter
 from services.runtime.paging import ListQuery, Page, order_clause, page_of
 
@@ -37,6 +37,8 @@ _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 REQUEST_ID_LIMIT = 64
 REQUEST_KEEP_SECONDS = 24 * 3600
 """How long a ``request_id`` makes a create idempotent."""
+
+_CHUNK = 500  # names in one query
 
 M = TypeVar("M", bound=Message)
 
@@ -133,6 +135,15 @@ class ResourceStore(Generic[M]):
         body = (await tx.execute(statement)).scalar()
         return None if body is None else self.decode(body)
 
+    async def find_all(self, tx: AsyncConnection, workspace: str, wanted: Sequence[str]) -> dict[str, M]:
+        """Return those resources of one workspace that exist, by name."""
+        table, found = self.table, {}
+        for start in range(0, len(wanted), _CHUNK):
+            these = table.c.name.in_(wanted[start : start + _CHUNK])
+            statement = sa.select(table.c.name, table.c.body).where(table.c.workspace == workspace, these)
+            found.update({row.name: self.decode(row.body) for row in await tx.execute(statement)})
+        return found
+
     async def fetch(self, tx: AsyncConnection, workspace: str, name: str) -> M:
         """Return one resource as ``tx`` sees it. Raises ResourceNotFound."""
         found = await self.find(tx, workspace, name) if names.is_name(name) else None
@@ -182,17 +193,21 @@ class ResourceStore(Generic[M]):
 
     async def insert(self, tx: AsyncConnection, resource: M) -> M:
         """Create a resource within ``tx``. Raises ResourceExists."""
-        created = self.kind.message()
-        created.CopyFrom(resource)
-        workspace, name = _text(created, "workspace"), _text(created, "name")
+        workspace, name = _text(resource, "workspace"), _text(resource, "name")
         if await self.find(tx, workspace, name) is not None:
             raise self.already_exists(workspace, name)
-        _set(created, "id", new_id(self.kind.id_prefix))
+        return (await self.insert_all(tx, [resource]))[0]
+
+    async def insert_all(self, tx: AsyncConnection, resources: Sequence[M]) -> Sequence[M]:
+        """Create resources, whose names are known to be free, within ``tx``."""
+        created = [self._copy(resource) for resource in resources]
         now = _now()
-        _stamp(created, "created_at", now)
-        revision = await self._seal(tx, created, now)
-        await tx.execute(sa.insert(self.table).values(created_at=now, **self._row(created, now, revision)))
-        await self.feed.append(tx, self.kind.name, deleted=False, body=_wire(created), revision=revision)
+        for resource in created:
+            _set(resource, "id", new_id(self.kind.id_prefix))
+            _stamp(resource, "created_at", now)
+        rows = [{"created_at": now, **row} for row in await self._seal(tx, created, now)]
+        if rows:
+            await tx.execute(sa.insert(self.table), rows)
         return created
 
     async def update(self, workspace: str, name: str, change: Callable[[M], None], *, resource_version: str = "") -> M:
@@ -204,19 +219,23 @@ class ResourceStore(Generic[M]):
 
     async def put(self, tx: AsyncConnection, current: M, change: Callable[[M], None]) -> M:
         """Apply ``change`` to ``current`` within ``tx``; writes nothing when it changes nothing."""
-        changed = self.kind.message()
-        changed.CopyFrom(current)
-        change(changed)
-        if changed == current:
-            return current
-        now = _now()
-        revision = await self._seal(tx, changed, now)
-        table, row = self.table, self._row(changed, now, revision)
-        await tx.execute(
-            sa.update(table).where(table.c.workspace == row["workspace"], table.c.name == row["name"]).values(row)
-        )
-        await self.feed.append(tx, self.kind.name, deleted=False, body=_wire(changed), revision=revision)
-        return changed
+        return (await self.put_all(tx, [current], change))[0]
+
+    async def put_all(self, tx: AsyncConnection, current: Sequence[M], change: Callable[[M], None]) -> Sequence[M]:
+        """Apply ``change`` to each of ``current`` within ``tx``; writes those that it changes."""
+        new = [self._copy(resource) for resource in current]
+        for resource in new:
+            change(resource)
+        changed = [resource for resource, old in zip(new, current, strict=True) if resource != old]
+        rows = await self._seal(tx, changed, _now())
+        if rows:
+            table = self.table
+            this = sa.and_(table.c.workspace == sa.bindparam("of_workspace"), table.c.name == sa.bindparam("of_name"))
+            keys = [{"of_workspace": row.pop("workspace"), "of_name": row.pop("name")} for row in rows]
+            written: dict[str, Any] = {column: sa.bindparam(column) for column in rows[0]}
+            values = [{**key, **row} for key, row in zip(keys, rows, strict=True)]
+            await tx.execute(sa.update(table).where(this).values(written), values)
+        return new
 
     async def delete(self, workspace: str, name: str, *, resource_version: str = "") -> int:
         """Delete a resource; returns the revision of the deletion. Raises ResourceNotFound, StaleVersion."""
@@ -227,15 +246,18 @@ class ResourceStore(Generic[M]):
 
     async def remove(self, tx: AsyncConnection, current: M) -> int:
         """Delete ``current`` within ``tx``; returns the revision."""
+        return await self.remove_all(tx, [current])
+
+    async def remove_all(self, tx: AsyncConnection, current: Sequence[M]) -> int:
+        """Delete one or more resources within ``tx``; returns the last revision."""
         table = self.table
-        revision = await self.feed.next_revision(tx)
-        await tx.execute(
-            sa.delete(table).where(
-                table.c.workspace == _text(current, "workspace"), table.c.name == _text(current, "name")
-            )
-        )
-        await self.feed.append(tx, self.kind.name, deleted=True, body=_wire(current), revision=revision)
-        return revision
+        revisions = await self.feed.next_revisions(tx, len(current))
+        keys = [{"of_workspace": _text(gone, "workspace"), "of_name": _text(gone, "name")} for gone in current]
+        this = sa.and_(table.c.workspace == sa.bindparam("of_workspace"), table.c.name == sa.bindparam("of_name"))
+        await tx.execute(sa.delete(table).where(this), keys)
+        changes = [Change(n, True, _wire(gone)) for n, gone in zip(revisions, current, strict=True)]
+        await self.feed.append(tx, self.kind.name, changes)
+        return revisions[-1]
 
     async def workspaces(self) -> set[str]:
         """Return the workspaces that something lies in."""
@@ -271,11 +293,17 @@ class ResourceStore(Generic[M]):
 
     # -- rows
 
-    async def _seal(self, tx: AsyncConnection, resource: M, now: int) -> int:
-        revision = await self.feed.next_revision(tx)
-        _stamp(resource, "updated_at", now)
-        _set(resource, "resource_version", str(revision))
-        return revision
+    async def _seal(self, tx: AsyncConnection, resources: Sequence[M], now: int) -> Sequence[dict[str, Any]]:
+        """Give each resource its revision, log it, and return the rows to write."""
+        if not resources:
+            return []
+        revisions = await self.feed.next_revisions(tx, len(resources))
+        for resource, revision in zip(resources, revisions, strict=True):
+            _stamp(resource, "updated_at", now)
+            _set(resource, "resource_version", str(revision))
+        rows = [self._row(resource, now, n) for n, resource in zip(revisions, resources, strict=True)]
+        await self.feed.append(tx, self.kind.name, [Change(row["revision"], False, row["body"]) for row in rows])
+        return rows
 
     def _row(self, resource: M, now: int, revision: int) -> dict[str, Any]:
         return {
@@ -287,6 +315,11 @@ class ResourceStore(Generic[M]):
             "fields": self.kind.fields(resource),
             "body": _wire(resource),
         }
+
+    def _copy(self, resource: M) -> M:
+        copied = self.kind.message()
+        copied.CopyFrom(resource)
+        return copied
 
     async def _replay(self, tx: AsyncConnection, request_id: str, digest: str) -> M | None:
         row = (await tx.execute(sa.select(REQUESTS).where(REQUESTS.c.request_id == request_id))).one_or_none()

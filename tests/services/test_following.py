@@ -55,17 +55,20 @@ def workspace(name: str) -> pb.Workspace:
 
 async def test_a_snapshot_is_taken_whole_then_each_change(tmp_path: Path) -> None:
     table = Table()
-    async with workspace_store(tmp_path) as store, access_control(store) as server:
-        async with following(server.port, table) as follower:
-            await is_synced(follower)
-            assert (sorted(table.rows), table.snapshots) == (["default", "system"], 1)
-            created = await store.create(workspace("w1"))
-            await until(lambda: table.rows.get("w1") == created)
-            revision = await store.delete_workspace("w1", "")
-            async with asyncio.timeout(BOUND):
-                await follower.reached(revision)
-            assert "w1" not in table.rows
-            assert (table.applied, follower.connected) == ([("w1", False), ("w1", True)], True)
+    async with (
+        workspace_store(tmp_path) as store,
+        access_control(store) as server,
+        following(server.port, table) as follower,
+    ):
+        await is_synced(follower)
+        assert (sorted(table.rows), table.snapshots) == (["default", "system"], 1)
+        created = await store.create(workspace("w1"))
+        await until(lambda: table.rows.get("w1") == created)
+        revision = await store.delete_workspace("w1", "")
+        async with asyncio.timeout(BOUND):
+            await follower.reached(revision)
+        assert "w1" not in table.rows
+        assert (table.applied, follower.connected) == ([("w1", False), ("w1", True)], True)
 
 
 async def test_a_restarted_registry_is_resumed_and_its_absence_deletes_nothing(tmp_path: Path) -> None:
@@ -124,12 +127,15 @@ class Rejecting(Table):
 
 async def test_a_target_that_fails_does_not_end_the_follower(tmp_path: Path) -> None:
     table = Rejecting()
-    async with workspace_store(tmp_path) as store, access_control(store) as server:
-        async with following(server.port, table) as follower:
-            await is_synced(follower)
-            await store.create(workspace("w1"))
-            await until(lambda: "w1" in table.rows)
-            assert table.snapshots == 2
+    async with (
+        workspace_store(tmp_path) as store,
+        access_control(store) as server,
+        following(server.port, table) as follower,
+    ):
+        await is_synced(follower)
+        await store.create(workspace("w1"))
+        await until(lambda: "w1" in table.rows)
+        assert table.snapshots == 2
 
 
 class Mute(workspaces_pb2_grpc.WorkspacesServicer):
@@ -145,7 +151,7 @@ class Mute(workspaces_pb2_grpc.WorkspacesServicer):
 
 
 async def test_a_stream_without_heartbeats_is_given_up_and_resumed() -> None:
-    mute = Mute()
+    mute = Mute()  # type: ignore[abstract] # the other methods are not called
     register: Any = workspaces_pb2_grpc.add_WorkspacesServicer_to_server
     async with serving((register, mute)) as server, following(server.port, Table(), silence=0.02):
         await until(lambda: len(mute.tokens) >= 2)
@@ -167,60 +173,77 @@ async def workspace_list(port: int, *, follow: bool = True, **options: Any) -> A
 
 
 async def test_a_workspace_that_the_list_has_not_heard_of_is_asked_for(tmp_path: Path) -> None:
-    async with workspace_store(tmp_path) as store, access_control(store) as server:
-        async with workspace_list(server.port, follow=False) as listed:
-            assert listed.names == frozenset()
-            await listed.require("default")
-            await store.create(workspace("w1"))
-            await listed.require("w1")
-            await listed.require_listed("w1")
-            assert await listed.gone(["w1", "w2", "BAD"]) == {"w2", "BAD"}
+    async with (
+        workspace_store(tmp_path) as store,
+        access_control(store) as server,
+        workspace_list(server.port, follow=False) as listed,
+    ):
+        assert listed.names == frozenset()
+        await listed.require("default")
+        await store.create(workspace("w1"))
+        await listed.require("w1")
+        await listed.require_listed("w1")
+        assert await listed.gone(["w1", "w2", "BAD"]) == {"w2", "BAD"}
 
 
 async def test_an_unknown_workspace_is_refused_in_the_words_of_the_contract(tmp_path: Path) -> None:
-    async with workspace_store(tmp_path) as store, access_control(store) as server:
-        async with workspace_list(server.port) as listed:
-            with pytest.raises(WorkspaceMissing) as missing:
-                await listed.require("nope")
-            assert missing.value.message == "Workspace 'nope' does not exist. Please create the workspace first."
-            with pytest.raises(ResourceNotFound) as unknown:
-                await listed.require_listed("nope")
-            assert unknown.value.message == "Workspace 'nope' not found"
-            await listed.require_listed("-")
+    async with (
+        workspace_store(tmp_path) as store,
+        access_control(store) as server,
+        workspace_list(server.port) as listed,
+    ):
+        with pytest.raises(WorkspaceMissing) as missing:
+            await listed.require("nope")
+        assert missing.value.message == "Workspace 'nope' does not exist. Please create the workspace first."
+        with pytest.raises(ResourceNotFound) as unknown:
+            await listed.require_listed("nope")
+        assert unknown.value.message == "Workspace 'nope' not found"
+        await listed.require_listed("-")
 
 
 async def test_without_access_control_known_workspaces_go_on_and_others_are_unavailable(tmp_path: Path) -> None:
-    async with workspace_store(tmp_path) as store, access_control(store) as server:
-        async with workspace_list(server.port) as listed:
-            await server.stop(0)
-            await listed.require("default")
-            with pytest.raises(PeerUnavailable):
-                await listed.require("w1")
-            with pytest.raises(PeerUnavailable):
-                await listed.gone(["w1"])
+    async with (
+        workspace_store(tmp_path) as store,
+        access_control(store) as server,
+        workspace_list(server.port) as listed,
+    ):
+        await server.stop(0)
+        await listed.require("default")
+        with pytest.raises(PeerUnavailable):
+            await listed.require("w1")
+        with pytest.raises(PeerUnavailable):
+            await listed.gone(["w1"])
 
 
 async def test_what_lies_in_a_deleted_workspace_is_dropped_and_nothing_else(tmp_path: Path) -> None:
     changed = asyncio.Event()
-    async with workspace_store(tmp_path) as store, access_control(store) as server, model_stores(tmp_path) as models:
-        async with workspace_list(server.port, on_change=lambda _: changed.set()) as listed:
-            task = asyncio.create_task(drop_deleted_workspaces(listed, changed, dropping(models, listed)))
-            await store.create(workspace("w1"))
-            for owner in ("default", "w1"):
-                await models.models.create(mpb.Model(workspace=owner, name="m1"))
-            await store.delete_workspace("w1", "")
-            await until(lambda: only(models, {"default"}))
-            await cancelled(task)
+    async with (
+        workspace_store(tmp_path) as store,
+        access_control(store) as server,
+        model_stores(tmp_path) as models,
+        workspace_list(server.port, on_change=lambda _: changed.set()) as listed,
+    ):
+        task = asyncio.create_task(drop_deleted_workspaces(listed, changed, dropping(models, listed)))
+        await store.create(workspace("w1"))
+        for owner in ("default", "w1"):
+            await models.models.create(mpb.Model(workspace=owner, name="m1"))
+        await store.delete_workspace("w1", "")
+        await until(lambda: only(models, {"default"}))
+        await cancelled(task)
 
 
 async def test_what_lies_in_a_workspace_not_listed_yet_is_kept(tmp_path: Path) -> None:
-    async with workspace_store(tmp_path) as store, access_control(store) as server, model_stores(tmp_path) as models:
-        async with workspace_list(server.port, follow=False) as listed:
-            await store.create(workspace("w1"))
-            await models.models.create(mpb.Model(workspace="w1", name="m1"))
-            await models.models.create(mpb.Model(workspace="w2", name="m2"))
-            await dropping(models, listed)(frozenset())
-            assert await models.workspaces() == {"w1"}
+    async with (
+        workspace_store(tmp_path) as store,
+        access_control(store) as server,
+        model_stores(tmp_path) as models,
+        workspace_list(server.port, follow=False) as listed,
+    ):
+        await store.create(workspace("w1"))
+        await models.models.create(mpb.Model(workspace="w1", name="m1"))
+        await models.models.create(mpb.Model(workspace="w2", name="m2"))
+        await dropping(models, listed)(frozenset())
+        assert await models.workspaces() == {"w1"}
 
 
 async def only(models: ModelStores, workspaces: set[str]) -> bool:

@@ -80,7 +80,7 @@ def holds(node: Node, row: Row) -> bool:
     return compared(node, {"entity_type": "thing", "id": f"id-{row['workspace']}-{row['name']}", **row}[node.field])
 
 
-def compared(node: Compare, found: Any) -> bool:  # noqa: C901
+def compared(node: Compare, found: Any) -> bool:
     def value(written: Any) -> Any:
         if node.field == "created_at":
             return (datetime.fromisoformat(written) - EPOCH) // timedelta(microseconds=1)
