@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from http.client import responses
 from typing import Any
 
 from junctor import errors, retries
@@ -44,7 +45,7 @@ def from_answer(status: int, headers: Mapping[str, str], body: bytes, request_id
     cls = _class(status, content, by_provider=by_provider)
     provider = headers.get("x-junctor-provider", "")
     return cls(
-        text(content) or f"the server answered {status}",
+        text(content) or f"the server answered {status} {responses.get(status, '')}".rstrip(),
         domain=f"provider/{provider}" if by_provider and provider else errors.DOMAIN,
         metadata={"status": str(status), "request_id": headers.get("x-request-id") or request_id},
         violations=tuple(_violation(entry) for entry in detail) if isinstance(detail, list) else (),

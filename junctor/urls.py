@@ -22,7 +22,7 @@ def checked(base_url: str) -> SplitResult:
     except ValueError:
         valid = False
     if not valid:
-        raise InvalidField.of(FieldViolation("base_url", "must look like http://localhost:8080"))
+        raise _invalid("base_url", "the base URL", "must look like http://localhost:8080")
     return url
 
 
@@ -48,7 +48,7 @@ def identity(settings: Settings) -> dict[str, str]:
     token = settings.access_token
     if token:
         if not (token.isascii() and token.isprintable()):
-            raise InvalidField.of(FieldViolation("access_token", "must be printable ASCII"))
+            raise _invalid("access_token", "the access token", "must be printable ASCII")
         headers["authorization"] = f"Bearer {token}"
     return headers
 
@@ -66,3 +66,7 @@ def model_route(base_url: str, workspace: str, name: str) -> str:
 def provider_route(base_url: str, workspace: str, name: str) -> str:
     """Return the OpenAI base URL of one provider; right whether or not its own address ends with ``/v1``."""
     return f"{base_url}/{GATEWAY}/{segment(workspace, 'workspace')}/provider/{segment(name)}/-/v1"
+
+
+def _invalid(field: str, what: str, rule: str) -> InvalidField:
+    return InvalidField(f"{what} {rule}", violations=(FieldViolation(field, rule),))

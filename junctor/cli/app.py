@@ -25,9 +25,17 @@ Examples:
   junctor chat demo-echo-1 'Hello'          ask a model, token by token
   echo 'Hello' | junctor chat demo-echo-1   the same, from a pipe
   junctor chat gpt-4.1 'Hi' --provider oai  ask a provider by its own id
-  junctor protos export ./protos            write the gRPC contract
+  junctor inference models list             what can be called now
+  junctor snippet demo-echo-1 --lang curl   the same call in your language
+  junctor doctor                            what is wrong, and what to do
 
-Settings: JUNCTOR_BASE_URL, JUNCTOR_WORKSPACE, JUNCTOR_ACCESS_TOKEN; a flag wins over its variable.
+\b
+Settings: a flag wins over JUNCTOR_BASE_URL, JUNCTOR_WORKSPACE,
+JUNCTOR_ACCESS_TOKEN, JUNCTOR_GRPC_TARGET; these win over the config file.
+
+\b
+Exit codes: 0 done, 1 failed (one line says why and what to try),
+2 wrong usage, 130 stopped with Ctrl-C.
 """
 
 
@@ -41,6 +49,17 @@ class CommandSpec:
 
 BUILT_IN = {
     "chat": CommandSpec("junctor.cli.chat:command", "Ask a model; the answer is printed as it comes."),
+    "models": CommandSpec("junctor.cli.resources:models", "Model entities: the catalogue."),
+    "inference": CommandSpec("junctor.cli.inference:app", "Providers, virtual models, calls by any route."),
+    "secrets": CommandSpec("junctor.cli.resources:secrets", "Secrets: providers' keys."),
+    "workspaces": CommandSpec("junctor.cli.resources:workspaces", "Workspaces."),
+    "wait": CommandSpec("junctor.cli.wait:app", "Wait until something is ready."),
+    "status": CommandSpec("junctor.cli.status:command", "Services, catalog and providers at a glance."),
+    "doctor": CommandSpec("junctor.cli.doctor:command", "What is wrong, and the next command."),
+    "snippet": CommandSpec("junctor.cli.snippet:command", "A call to a model in your language."),
+    "env": CommandSpec("junctor.cli.env:command", "Variables for clients of OpenAI, Anthropic, nemo."),
+    "config": CommandSpec("junctor.cli.config_commands:app", "Where junctor is: a file of contexts."),
+    "auth": CommandSpec("junctor.cli.config_commands:auth", "Your credential, for other tools."),
     "protos": CommandSpec("junctor.cli.protos:app", "The gRPC contract: .proto files, descriptor set."),
 }
 
@@ -83,7 +102,7 @@ def build() -> typer.Typer:
         cls=RootGroup,
         epilog=EPILOG,
         no_args_is_help=True,
-        add_completion=False,
+        add_completion=True,
         rich_markup_mode=None,
         pretty_exceptions_enable=False,
         context_settings={"help_option_names": ["-h", "--help"]},

@@ -1,22 +1,23 @@
-"""``junctor chat``: one question to one model, answered token by token."""
+"""``junctor chat``: one question to one model, or a conversation, answered token by token."""
 
 from __future__ import annotations
 
-import json
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+import time
 from enum import StrEnum
 from typing import Annotated, Any
-from urllib.parse import quote
 
-import httpx
 import typer
 
-from junctor import names, sse
-from junctor.cli import http
+from junctor.cli.conversation import Answer, Conversation, target, texts
 from junctor.cli.failure import Failure
-from junctor.cli.options import DEFAULT_BASE_URL, DEFAULT_WORKSPACE, AccessToken, BaseUrl, Workspace
+from junctor.cli.options import AccessToken, BaseUrl, Workspace
+from junctor.cli.session import reported
+from junctor.client import Client
+from junctor.sse import Decoder, ServerEvent
+from junctor.streaming import DONE, Stream
+
+LEAVE = "Ctrl-D or /exit leaves, /clear forgets what was said"
 
 
 class Format(StrEnum):
@@ -25,46 +26,6 @@ class Format(StrEnum):
     TEXT = "text"
     JSON = "json"
     RAW = "raw"
-
-
-@dataclass
-class Answer:
-    """What has arrived so far."""
-
-    content: list[str] = field(default_factory=list)
-    thinking: list[str] = field(default_factory=list)
-    model: str | None = None
-    usage: Any = None
-    finish: str | None = None
-
-    def take(self, chunk: dict[str, Any]) -> str:
-        """Add one chunk or whole answer; returns its text."""
-        self.model = chunk.get("model") or self.model
-        self.usage = chunk.get("usage") or self.usage
-        choices = chunk.get("choices")
-        choice = choices[0] if isinstance(choices, list) and choices and isinstance(choices[0], dict) else {}
-        self.finish = choice.get("finish_reason") or self.finish
-        delta = choice.get("delta") or choice.get("message")
-        said = delta if isinstance(delta, dict) else {}
-        thought = said.get("reasoning_content") or said.get("reasoning")
-        if isinstance(thought, str):
-            self.thinking.append(thought)
-        text = said.get("content")
-        if not isinstance(text, str):
-            return ""
-        self.content.append(text)
-        return text
-
-    def as_json(self) -> str:
-        """Write the whole answer as one JSON object."""
-        thinking = "".join(self.thinking) or None
-        whole = {
-            "content": "".join(self.content),
-            "thinking": thinking,
-            "model": self.model,
-            "usage": self.usage,
-        }
-        return json.dumps(whole, ensure_ascii=False, indent=2)
 
 
 def command(  # noqa: PLR0913 - one parameter per flag
@@ -79,37 +40,38 @@ def command(  # noqa: PLR0913 - one parameter per flag
     ] = "",
     temperature: Annotated[float | None, typer.Option("--temperature", help="Randomness.", min=0)] = None,
     max_tokens: Annotated[int | None, typer.Option("--max-tokens", help="Longest answer.", min=1)] = None,
+    interactive: Annotated[
+        bool, typer.Option("--interactive", "-i", help="Go on asking; at a terminal also without PROMPT.")
+    ] = False,
     output: Annotated[
         Format, typer.Option("-f", "--format", help="text, json (whole answer) or raw (bytes as received).")
     ] = Format.TEXT,
-    base_url: BaseUrl = DEFAULT_BASE_URL,
-    workspace: Workspace = DEFAULT_WORKSPACE,
+    base_url: BaseUrl = "",
+    workspace: Workspace = "",
     access_token: AccessToken = "",
 ) -> None:
-    """Ask a model; the answer is printed as it comes. Ctrl-C stops the model as well."""
-    path, name = target(model, workspace, provider)
-    body: dict[str, Any] = {"model": name, "messages": [], "stream": True}
-    if system_message:
-        body["messages"].append({"role": "system", "content": system_message})
-    body["messages"].append({"role": "user", "content": read_prompt(prompt)})
-    optional = {"temperature": temperature, "max_tokens": max_tokens}
-    body |= {key: value for key, value in optional.items() if value is not None}
-    if output is Format.JSON:
-        body["stream_options"] = {"include_usage": True}
-    with http.connect(base_url, access_token) as client, client.stream("POST", path, json=body) as response:
-        http.check(response)
-        _print(response, output)
+    """Ask a model; the answer is printed as it comes. Ctrl-C stops the model as well.
 
-
-def target(model: str, workspace: str, provider: str) -> tuple[str, str]:
-    """Return the path to call and the ``model`` to send; with a provider the model id goes as it is."""
-    if not provider:
-        named, model = names.split(model)
-        workspace = named or workspace
-    base = f"apis/inference-gateway/v2/workspaces/{quote(workspace, safe='')}"
-    if provider:
-        return f"{base}/provider/{quote(provider, safe='')}/-/v1/chat/completions", model
-    return f"{base}/openai/-/v1/chat/completions", names.join(workspace, model)
+    \b
+    Examples:
+      junctor chat demo-echo-1 'Hello'
+      junctor chat demo-echo-1                  a conversation, at a terminal
+      git diff | junctor chat coder -s 'Review this'
+      junctor chat gpt-4.1 'Hi' --provider oai -f json
+    """
+    with reported("junctor chat"), Client(base_url, workspace=workspace, access_token=access_token) as client:
+        at, name = target(model, client.settings.workspace, provider)
+        optional: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
+        extra = {key: value for key, value in optional.items() if value is not None}
+        if output is Format.JSON or _told():
+            extra["stream_options"] = {"include_usage": True}
+        conversation = Conversation(client, at, name, provider, extra)
+        if system_message:
+            conversation.messages.append({"role": "system", "content": system_message})
+        if interactive or (prompt is None and sys.stdin.isatty() and output is Format.TEXT):
+            _converse(conversation, prompt)
+        else:
+            _once(conversation, read_prompt(prompt), output)
 
 
 def read_prompt(prompt: str | None) -> str:
@@ -121,50 +83,95 @@ def read_prompt(prompt: str | None) -> str:
     return prompt or ""
 
 
-def _print(response: httpx.Response, output: Format) -> None:
+def _once(conversation: Conversation, question: str, output: Format) -> None:
     answer = Answer()
-    received = response.iter_bytes()
-    try:
-        for chunk in _chunks(response, _copied(received) if output is Format.RAW else received):
-            text = answer.take(chunk)
-            if output is Format.TEXT and text:
-                typer.echo(_printable(text), nl=False)
-    finally:
-        if output is Format.TEXT and answer.content:
-            typer.echo()
+    with conversation.ask(question) as stream:
+        if output is Format.RAW:
+            _copy(stream)
+            return
+        _print(stream, answer, shown=output is Format.TEXT)
     if output is Format.JSON:
         typer.echo(answer.as_json())
-    elif answer.finish == "length":
+    else:
+        _tell(answer)
+
+
+def _converse(conversation: Conversation, first: str | None) -> None:
+    """Ask and answer until the end of input. Ctrl-C stops the answer; with no answer under way it is a hint."""
+    if sys.stdin.isatty():
+        import readline  # noqa: F401 - gives input() a history and editing
+
+        typer.echo(f"{conversation.model} — {LEAVE}", err=True)
+    kept = len(conversation.messages)
+    while (question := _next(first)) is not None:
+        first = None
+        if question == "/clear":
+            del conversation.messages[kept:]
+        elif question:
+            _turn(conversation, question)
+
+
+def _next(first: str | None) -> str | None:
+    """Return the next question, empty for none this time, None at the end."""
+    if first:
+        return first
+    try:
+        question = input("› " if sys.stdin.isatty() else "").strip()
+    except EOFError:
+        return None
+    except KeyboardInterrupt:
+        typer.echo(f"\n{LEAVE}", err=True)
+        return ""
+    return None if question in ("/exit", "/quit") else question
+
+
+def _turn(conversation: Conversation, question: str) -> None:
+    answer = Answer()
+    try:
+        with reported("junctor chat"), conversation.ask(question) as stream:
+            _print(stream, answer, shown=True)
+        _tell(answer)
+    except KeyboardInterrupt:
+        typer.echo("stopped", err=True)
+    except Failure as failure:
+        typer.echo(f"junctor: {failure}", err=True)
+    conversation.heard(answer)
+
+
+def _print(stream: Stream, answer: Answer, *, shown: bool) -> None:
+    try:
+        for text in texts(stream, answer):
+            if shown:
+                typer.echo(_printable(text), nl=False)
+    finally:
+        if shown and answer.content:
+            typer.echo()
+
+
+def _tell(answer: Answer) -> None:
+    if answer.finish == "length":
         typer.echo("junctor: the answer was cut at the token limit", err=True)
+    if _told():
+        typer.secho(answer.summary(time.monotonic()), err=True, dim=True)
 
 
-def _copied(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    for block in blocks:
+def _told() -> bool:
+    """Tell whether somebody watches: then who answered, tokens and time are shown."""
+    return sys.stdout.isatty() and sys.stderr.isatty()
+
+
+def _copy(stream: Stream) -> None:
+    decoder, broken = Decoder(), False
+    for block in stream.iter_bytes():
         sys.stdout.buffer.write(block)
         sys.stdout.buffer.flush()
-        yield block
+        broken = broken or any(_is_error(event) for event in decoder.feed(block))
+    if broken and stream.is_events:
+        raise Failure("the answer broke off")
 
 
-def _chunks(response: httpx.Response, received: Iterator[bytes]) -> Iterator[dict[str, Any]]:
-    if not response.headers.get("content-type", "").startswith("text/event-stream"):
-        yield _decode(b"".join(received).decode("utf-8", "replace"))
-        return
-    for event in sse.events(received):
-        if event.data == "[DONE]":
-            continue
-        chunk = _decode(event.data)
-        if event.name == "error" or "error" in chunk:
-            raise Failure(http.error_text(chunk) or "the answer broke off")
-        if not event.name:
-            yield chunk
-
-
-def _decode(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except (ValueError, RecursionError):
-        raise Failure("the server's answer is not a chat completion") from None
-    return value if isinstance(value, dict) else {}
+def _is_error(event: ServerEvent) -> bool:
+    return event.name == "error" and event.data != DONE
 
 
 def _printable(text: str) -> str:

@@ -19,10 +19,10 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 from google.protobuf.descriptor_pool import DescriptorPool
 
 from junctor import sse
-from junctor.cli.chat import target
+from junctor.cli.conversation import target
 from junctor.cli.failure import Failure
-from junctor.cli.http import error_text
 from junctor.cli.lazy import load
+from junctor.http_errors import text as error_text
 
 JUNCTOR = [sys.executable, "-c", "from junctor.cli import main; main()"]
 
@@ -81,7 +81,7 @@ def junctor(*arguments: str, stdin: str | None = "", **environment: str) -> subp
         capture_output=True,
         text=True,
         input=stdin,
-        env=clean | {"COLUMNS": "80"} | environment,
+        env=clean | {"COLUMNS": "80", "JUNCTOR_CONFIG_FILE": os.devnull} | environment,
         check=False,
     )
 
@@ -145,17 +145,16 @@ def test_a_fault_in_an_own_package_is_not_taken_for_a_missing_one() -> None:
 
 
 @pytest.mark.parametrize(
-    ("model", "workspace", "provider", "path", "name"),
+    ("model", "workspace", "provider", "found"),
     [
-        ("m1", "default", "", "workspaces/default/openai/-/v1/chat/completions", "default/m1"),
-        ("team/m1", "default", "", "workspaces/team/openai/-/v1/chat/completions", "team/m1"),
-        ("meta/m:1", "lab", "p", "workspaces/lab/provider/p/-/v1/chat/completions", "meta/m:1"),
-        ("m1", "../x", "a?b", "workspaces/..%2Fx/provider/a%3Fb/-/v1/chat/completions", "m1"),
+        ("m1", "default", "", ("default", "default/m1")),
+        ("team/m1", "default", "", ("team", "team/m1")),
+        ("meta/m:1", "lab", "p", ("lab", "meta/m:1")),
     ],
-    ids=["bare", "workspace-in-model", "provider", "escaped"],
+    ids=["bare", "workspace-in-model", "provider"],
 )
-def test_target(model: str, workspace: str, provider: str, path: str, name: str) -> None:
-    assert target(model, workspace, provider) == (f"apis/inference-gateway/v2/{path}", name)
+def test_target(model: str, workspace: str, provider: str, found: tuple[str, str]) -> None:
+    assert target(model, workspace, provider) == found
 
 
 def test_chat_prints_the_answer_and_sends_what_was_asked(script: Script) -> None:
@@ -230,7 +229,11 @@ BROKEN = 'event: error\ndata: {"type":"error","error":{"type":"stalled","message
         (stream('data: {"error":{"message":"boom"}}'), "", "junctor: boom\n"),
         (stream("event: error\ndata: {}"), "", "junctor: the answer broke off\n"),
         (whole({"detail": "No such model"}, "404 Not Found"), "", "junctor: No such model\n"),
-        (whole([], "503 Service Unavailable"), "", "junctor: the server answered 503 Service Unavailable\n"),
+        (
+            whole([], "503 Service Unavailable"),
+            "",
+            "junctor: the server answered 503 Service Unavailable; wait a moment",
+        ),
         (b"HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n<html>", "", "junctor: the server's answer is not a chat"),
         (b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\n{", "", "junctor: the connection to http://127.0.0.1:"),
         (b"", "", "junctor: the connection to http://127.0.0.1:"),

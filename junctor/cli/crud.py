@@ -1,0 +1,225 @@
+"""The commands that every resource has (list, get, create, update, delete), made from a table of its fields."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from junctor.cli.failure import Failure
+from junctor.cli.output import Column
+from junctor.cli.session import Session, connected
+from junctor.client import Client
+
+FieldKind = Literal["text", "json", "list", "number", "flag"]
+_OTHER_TYPES: Mapping[str, Any] = {"list": list[str] | None, "number": int | None, "flag": bool | None}
+
+
+@dataclass(frozen=True, slots=True)
+class Field:
+    """One field that a flag writes: ``host_url`` is ``--host-url``."""
+
+    key: str
+    help: str
+    kind: FieldKind = "text"
+
+    @property
+    def flag(self) -> str:
+        """The flag, for a yes-or-no field both."""
+        name = self.key.replace("_", "-")
+        return f"--{name}/--no-{name}" if self.kind == "flag" else f"--{name}"
+
+    def parameter(self) -> inspect.Parameter:
+        """Write the flag as a parameter of a command."""
+        metavar = {"json": "JSON", "number": "N", "flag": None}.get(self.kind, "TEXT")
+        option = typer.Option(self.flag, help=self.help, metavar=metavar, show_default=False)
+        annotation: Any = Annotated[_OTHER_TYPES.get(self.kind, str | None), option]
+        return inspect.Parameter(self.key, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+
+    def value(self, given: Any) -> Any:
+        """Return what to send. Raises a usage error for a flag that holds no JSON."""
+        if self.kind != "json":
+            return given
+        try:
+            return json.loads(given)
+        except ValueError as error:
+            raise typer.BadParameter(f"no valid JSON: {error}", param_hint=self.flag) from None
+
+
+@dataclass(frozen=True, slots=True)
+class Resource:
+    """A resource as commands show it. ``path``: the group (``inference providers``)."""
+
+    path: str
+    one: str
+    columns: Sequence[Column]
+    collection: Callable[[Client], Any]
+    fields: Sequence[Field] = ()
+    example: str = ""
+    """Flags of the examples of create and update."""
+    in_workspace: bool = True
+
+    def scope(self, session: Session) -> dict[str, str]:
+        """Return the workspace as a keyword argument, where there is one."""
+        return {"workspace": session.workspace} if self.in_workspace else {}
+
+
+def examples(*lines: str) -> str:
+    """Write the epilog of a command's help."""
+    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+
+
+def group(help_line: str) -> typer.Typer:
+    """Make a group of commands."""
+    return typer.Typer(
+        help=help_line,
+        no_args_is_help=True,
+        rich_markup_mode=None,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+    )
+
+
+def add_reads(app: typer.Typer, resource: Resource) -> None:
+    """Add list, get and delete."""
+    path = f"junctor {resource.path}"
+
+    @app.command(
+        "list",
+        help=f"List {resource.one}s.",
+        epilog=examples(f"{path} list", f"{path} list --filter 'name~\"a\"' --sort -created_at -o csv"),
+    )
+    @connected
+    def list_(
+        session: Session,
+        filter_: Annotated[
+            str, typer.Option("--filter", help='Such as name~"llama" or JSON.', show_default=False)
+        ] = "",
+        sort: Annotated[str, typer.Option("--sort", help="A field; - before it: descending.", show_default=False)] = "",
+        page: Annotated[int | None, typer.Option("--page", min=1, help="One page alone.")] = None,
+        page_size: Annotated[
+            int | None, typer.Option("--page-size", min=1, max=1000, help="Items asked for at once.")
+        ] = None,
+    ) -> None:
+        listing = resource.collection(session.client).list(
+            **resource.scope(session), filter=filter_ or None, sort=sort or None, page_size=page_size
+        )
+        pages = [listing.page(page)] if page else list(listing.pages())
+        rows = [record.raw for part in pages for record in part.data]
+        session.show_all(rows, resource.columns, whole={"data": rows, "pagination": _pagination(pages, len(rows))})
+
+    @app.command("get", help=f"Show one {resource.one}.", epilog=examples(f"{path} get NAME -o yaml"))
+    @connected
+    def get(session: Session, name: Annotated[str, typer.Argument(help="Its name.")]) -> None:
+        session.show(resource.collection(session.client).get(name, **resource.scope(session)))
+
+    @app.command("delete", help=f"Delete {resource.one}s.", epilog=examples(f"{path} delete NAME"))
+    @connected
+    def delete(session: Session, name: Annotated[list[str], typer.Argument(metavar="NAME…", help="Names.")]) -> None:
+        for each in name:
+            resource.collection(session.client).delete(each, **resource.scope(session))
+            typer.echo(f"{resource.one} {each} deleted", err=True)
+
+
+def add_writes(app: typer.Typer, resource: Resource, *, replaces: bool = False) -> None:
+    """Add create and update; ``replaces``: an update drops what it does not name."""
+    path = f"junctor {resource.path}"
+
+    def create(session: Session, name: str | None, input_file: str, exist_ok: bool, **flags: Any) -> None:
+        fields = _given(resource, input_file, flags)
+        named = name or fields.pop("name", None)
+        if not named:
+            raise typer.BadParameter("missing: give NAME, or a name in --input-file", param_hint="NAME")
+        fields.pop("name", None)
+        scope = {**resource.scope(session), "exist_ok": exist_ok}
+        session.show(resource.collection(session.client).create(str(named), **scope, **fields))
+
+    def update(session: Session, name: str, input_file: str, **flags: Any) -> None:
+        fields = _given(resource, input_file, flags)
+        fields.pop("name", None)
+        session.show(resource.collection(session.client).update(name, **resource.scope(session), **fields))
+
+    hint = f"{path} create NAME {resource.example}".rstrip()
+    app.command(
+        "create",
+        help=f"Create a {resource.one}.",
+        epilog=examples(hint, f"{path} create --input-file - --exist-ok < {resource.one.replace(' ', '-')}.json"),
+    )(connected(_with(create, [_OPTIONAL_NAME, *_fields(resource), _INPUT_FILE, _EXIST_OK])))
+    told = "Replace a {}: what is not named is dropped." if replaces else "Change a {}: what is not named is kept."
+    app.command(
+        "update", help=told.format(resource.one), epilog=examples(f"{path} update NAME {resource.example}".rstrip())
+    )(connected(_with(update, [_NAME, *_fields(resource), _INPUT_FILE])))
+
+
+def read_input(file: str) -> str:
+    """Return a file's text, standard input's for ``-``. Raises Failure."""
+    try:
+        return sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise Failure(f"cannot read {file}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
+
+
+def read_object(file: str) -> dict[str, Any]:
+    """Return the JSON object in a file. Raises Failure."""
+    try:
+        found = json.loads(read_input(file))
+    except (ValueError, RecursionError):
+        found = None
+    if not isinstance(found, dict):
+        raise Failure(f"{'standard input' if file == '-' else file} holds no JSON object")
+    return found
+
+
+def _given(resource: Resource, input_file: str, flags: Mapping[str, Any]) -> dict[str, Any]:
+    fields = {
+        key: value for key, value in (read_object(input_file) if input_file else {}).items() if key != "workspace"
+    }
+    for field in resource.fields:
+        if flags.get(field.key) not in (None, []):
+            fields[field.key] = field.value(flags[field.key])
+    return fields
+
+
+def _fields(resource: Resource) -> list[inspect.Parameter]:
+    return [field.parameter() for field in resource.fields]
+
+
+def _with(function: Callable[..., None], parameters: Sequence[inspect.Parameter]) -> Callable[..., None]:
+    session = inspect.Parameter("session", inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    function.__signature__ = inspect.Signature([session, *parameters])  # type: ignore[attr-defined]
+    function.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
+    return function
+
+
+def _pagination(pages: Sequence[Any], count: int) -> dict[str, int]:
+    last = pages[-1]
+    if len(pages) == 1:
+        return {
+            "page": last.number,
+            "page_size": last.size,
+            "current_page_size": count,
+            "total_pages": last.total_pages,
+            "total_results": last.total_results,
+        }
+    total = last.total_results
+    return {"page": 1, "page_size": count, "current_page_size": count, "total_pages": 1, "total_results": total}
+
+
+def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
+    return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+_NAME = _parameter("name", Annotated[str, typer.Argument(help="Its name.")])
+_OPTIONAL_NAME = _parameter("name", Annotated[str | None, typer.Argument(help="Its name.", show_default=False)], None)
+_EXIST_OK = _parameter("exist_ok", Annotated[bool, typer.Option("--exist-ok", help="Accept one that is there.")], False)
+_INPUT_FILE = _parameter(
+    "input_file",
+    Annotated[str, typer.Option("--input-file", help="JSON object to start from; - is stdin.", show_default=False)],
+    "",
+)

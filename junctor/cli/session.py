@@ -1,0 +1,101 @@
+"""What a command that calls a server works with, and the options by which it gets it.
+
+``connected`` turns ``def f(session, …)`` into a command: it adds ``--base-url``, ``--workspace``,
+``--access-token`` and ``-o``, opens the client, and tells every failure in one line with what to do next.
+"""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, get_type_hints
+
+import typer
+
+from junctor import config
+from junctor.cli import advice, output
+from junctor.cli.failure import Failure
+from junctor.cli.options import AccessToken, BaseUrl, GrpcTarget, Output, OutputFormat, Workspace
+from junctor.cli.output import Column
+from junctor.client import Client
+from junctor.errors import JunctorError
+
+
+@dataclass(frozen=True, slots=True)
+class Session:
+    """A client and how to print."""
+
+    client: Client
+    output: Output | None
+
+    @property
+    def workspace(self) -> str:
+        """The workspace that the command is about."""
+        return self.client.settings.workspace
+
+    def show(self, record: Any) -> None:
+        """Print one record, or a JSON object."""
+        output.show_one(record if isinstance(record, Mapping) else record.raw, self.output)
+
+    def show_all(self, rows: Iterable[Any], columns: Sequence[Column], *, whole: Any = None) -> None:
+        """Print a list of records or of JSON objects."""
+        plain = [row if isinstance(row, Mapping) else row.raw for row in rows]
+        output.show_all(plain, columns, self.output, whole=whole)
+
+
+def connected(function: Callable[..., None], *, grpc: bool = False) -> Callable[..., None]:
+    """Make a command of a function whose first parameter is the :class:`Session`."""
+
+    @functools.wraps(function)
+    def command(context: typer.Context, **arguments: Any) -> None:
+        wanted = {key: arguments.pop(key, None) for key in ("base_url", "workspace", "access_token", "grpc_target")}
+        form = arguments.pop("output", None)
+        with reported(context.command_path), Client(**wanted) as client:
+            function(Session(client, form), **arguments)
+
+    hints = get_type_hints(function, include_extras=True)
+    own = list(inspect.signature(function).parameters.values())[1:]
+    parameters = [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
+    command.__signature__ = inspect.Signature([_CONTEXT, *parameters, *_shared(grpc=grpc)])  # type: ignore[attr-defined]
+    command.__annotations__ = {}
+    del command.__wrapped__  # its signature would be taken for this one's
+    return command
+
+
+def grpc_connected(function: Callable[..., None]) -> Callable[..., None]:
+    """The same for a command that calls by gRPC too: adds ``--grpc-target``."""
+    return connected(function, grpc=True)
+
+
+@contextmanager
+def reported(command: str = "junctor") -> Iterator[None]:
+    """Tell a failed call as :class:`Failure`, with what to do next."""
+    try:
+        yield
+    except JunctorError as error:
+        raise Failure(advice.line(error, command)) from error
+
+
+_CONTEXT = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
+
+
+def _shared(*, grpc: bool) -> Iterator[inspect.Parameter]:
+    options: dict[str, tuple[Any, Any]] = {
+        "base_url": (BaseUrl, ""),
+        "workspace": (Workspace, ""),
+        "access_token": (AccessToken, ""),
+        "output": (OutputFormat, None),
+    }
+    if grpc:
+        options["grpc_target"] = (GrpcTarget, "")
+    for name, (annotation, default) in options.items():
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
+
+
+def settings() -> config.Settings:
+    """Return what is in force without flags."""
+    with reported():
+        return config.resolve()
