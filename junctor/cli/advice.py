@@ -36,7 +36,11 @@ def _next(error: JunctorError, command: str) -> str:
         return f"see what there is: {group} list" if group.rpartition(" ")[2] in _LISTED else ""
     if error.reason == "RESOURCE_EXISTS" and command.endswith(" create"):
         keeps = "secrets" not in command
-        return "take another name" + (", or accept it as it is with --exist-ok" if keeps else ", or: update")
+        return "take another name" + (
+            ", or accept it as it is with --exist-ok"
+            if keeps
+            else f", or change it: {command.removesuffix('create')}update NAME"
+        )
     return _NEXT.get(error.reason, "")
 
 

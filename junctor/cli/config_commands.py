@@ -32,7 +32,7 @@ def _text(flag: str, told: str) -> typer.models.OptionInfo:
     "set",
     epilog=examples(
         "junctor config set --base-url https://junctor.example.com --workspace lab",
-        "junctor config set --access-token -             (asks for it, or reads stdin)",
+        "junctor config set --access-token -      (asks for it, or reads stdin)",
         "junctor config set --context prod --activate --base-url https://…",
     ),
 )

@@ -21,6 +21,9 @@ FieldKind = Literal["text", "json", "list", "number", "flag"]
 _OTHER_TYPES: Mapping[str, Any] = {"list": list[str] | None, "number": int | None, "flag": bool | None}
 
 
+_EXAMPLE_WIDTH = 74
+
+
 @dataclass(frozen=True, slots=True)
 class Field:
     """One field that a flag writes: ``host_url`` is ``--host-url``."""
@@ -64,6 +67,8 @@ class Resource:
     example: str = ""
     """Flags of the examples of create and update."""
     in_workspace: bool = True
+    required: Sequence[str] = ()
+    """Fields that create and update must be given."""
 
     def scope(self, session: Session) -> dict[str, str]:
         """Return the workspace as a keyword argument, where there is one."""
@@ -71,19 +76,33 @@ class Resource:
 
 
 def examples(*lines: str) -> str:
-    """Write the epilog of a command's help."""
-    return "\b\nExamples:\n" + "\n".join(f"  {line}" for line in lines)
+    """Write the epilog of a command's help; a line too long for the screen goes on below itself."""
+    return "\b\nExamples:\n" + "\n".join(f"  {_folded(line)}" for line in lines)
+
+
+def _folded(line: str) -> str:
+    if len(line) <= _EXAMPLE_WIDTH:
+        return line
+    first = line.rindex(" ", 0, _EXAMPLE_WIDTH - 2)
+    while line[first + 1] not in "-<" and " -" in line[:first]:
+        first = line.rindex(" ", 0, first)
+    return f"{line[:first]} \\\n      {line[first + 1 :]}"
 
 
 def group(help_line: str) -> typer.Typer:
     """Make a group of commands."""
-    return typer.Typer(
+    app = typer.Typer(
         help=help_line,
         no_args_is_help=True,
         rich_markup_mode=None,
         add_completion=False,
         pretty_exceptions_enable=False,
     )
+    app.callback()(_no_options)  # without it a group of one command would be that command
+    return app
+
+
+def _no_options() -> None: ...
 
 
 def add_reads(app: typer.Typer, resource: Resource) -> None:
@@ -183,6 +202,9 @@ def _given(resource: Resource, input_file: str, flags: Mapping[str, Any]) -> dic
     for field in resource.fields:
         if flags.get(field.key) not in (None, []):
             fields[field.key] = field.value(flags[field.key])
+    for key in resource.required:
+        if key not in fields:
+            raise typer.BadParameter(f"missing: --{key.replace('_', '-')}")
     return fields
 
 

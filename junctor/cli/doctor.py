@@ -10,6 +10,7 @@ import typer
 
 from junctor import config
 from junctor.cli import advice, output
+from junctor.cli.options import Output
 from junctor.cli.output import Column
 from junctor.cli.session import Session, grpc_connected
 from junctor.errors import JunctorError
@@ -38,9 +39,22 @@ def command(session: Session) -> None:
       junctor doctor --base-url https://junctor.example.com -o json
     """
     findings = list(_checks(session))
-    output.show_all([asdict(finding) for finding in findings], _COLUMNS, session.output)
+    if output.chosen(session.output) is Output.TABLE:
+        for finding in findings:
+            _tell(finding)
+    else:
+        output.show_all([asdict(finding) for finding in findings], _COLUMNS, session.output)
     if any(finding.result == "fail" for finding in findings):
         raise typer.Exit(1)
+
+
+def _tell(finding: Finding) -> None:
+    """Print a check on a line and the next command below it, whole, so that it can be copied."""
+    colour = {"ok": "green", "warn": "yellow", "fail": "red"}[finding.result]
+    mark = typer.style(f"{finding.result:4}", fg=colour if output.coloured() else None)
+    typer.echo(f"{mark}  {finding.check}: {finding.found}", color=output.coloured())
+    if finding.next:
+        typer.echo(f"      → {finding.next}")
 
 
 def _checks(session: Session) -> Iterator[Finding]:

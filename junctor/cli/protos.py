@@ -31,7 +31,12 @@ def protos() -> None:
 def export(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; made if absent.")],
 ) -> None:
-    """Write the .proto files (an include root) and descriptor_set.binpb to DIR."""
+    """Write the .proto files (an include root) and descriptor_set.binpb to DIR.
+
+    \b
+    Examples:
+      junctor protos export ./protos
+    """
     sources = list(proto_files())
     if not sources:
         raise Failure("this installation of junctor carries no .proto files")

@@ -101,6 +101,7 @@ PROVIDERS = Resource(
         Field("max_concurrency", "Calls at a time; 0: unlimited.", "number"),
     ),
     example="--host-url http://localhost:11434/v1",
+    required=("host_url",),
 )
 
 VIRTUAL_MODELS = Resource(
