@@ -277,6 +277,25 @@ def test_ctrl_c_closes_the_connection_and_exits_130(script: Script) -> None:
     assert script.hung_up.wait(30)
 
 
+def test_ctrl_c_stops_the_answer_but_not_the_conversation(script: Script) -> None:
+    script.answer = stream(chunk("Thinking"))
+    script.hold = True
+    command = [*JUNCTOR, "chat", "m", "Hi", "--interactive", "--base-url", script.url]
+    pipe = subprocess.PIPE
+    with subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe) as process:
+        assert process.stdout is not None
+        assert process.stdin is not None
+        assert process.stdout.read(8) == b"Thinking"
+        process.send_signal(signal.SIGINT)
+        assert script.hung_up.wait(30)
+        script.hold = False
+        process.stdin.write(b"Again\n")
+        process.stdin.close()
+        assert process.stdout.read() == b"\nThinking\n"
+        assert process.wait() == 0
+    assert [message["content"] for message in script.requests[1][2]["messages"]] == ["Hi", "Thinking", "Again"]
+
+
 @pytest.mark.parametrize("size", [1, 2, 3, 7, 1000])
 def test_events_are_the_same_however_the_stream_is_cut(size: int) -> None:
     text = "event: a\r\ndata: ö\u2028\r\n\r\n: hi\n\ndata:x\ndata: y\n\nid: 3\rdata: z\r\rdata: unfinished"
