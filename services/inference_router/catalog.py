@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 
 from junctor.channel import Peer
 from junctor.errors import JunctorError
@@ -27,6 +27,8 @@ _log = logging.getLogger(__name__)
 
 Key = tuple[str, str]
 
+_ASK_SECONDS = 2.0
+
 STORES = ("provider_registry", "model_registry")
 """Stores whose revisions a catalog has."""
 
@@ -35,6 +37,8 @@ class CatalogKeeper:
     """The catalog, kept by Watch. :attr:`catalog` is one object whose mappings follow the changes."""
 
     def __init__(self, *, provider_registry: Peer, model_registry: Peer) -> None:
+        self._registry = provider_registry
+        self._stub = provider_registry_pb2_grpc.ProviderRegistryStub(provider_registry.channel)
         self._messages: dict[Key, pb.Provider] = {}
         self._providers: dict[Key, Provider] = {}
         self._virtual_model_messages: dict[Key, vpb.VirtualModel] = {}
@@ -55,7 +59,7 @@ class CatalogKeeper:
         self.secrets = SecretValues(provider_registry, on_change=self._secret_changed)
         self.providers: Follower[pb.Provider] = Follower(
             "providers",
-            provider_registry_pb2_grpc.ProviderRegistryStub(provider_registry.channel).WatchProviders,
+            self._stub.WatchProviders,
             _Providers(self),
         )
         self.virtual_models: Follower[vpb.VirtualModel] = Follower(
@@ -136,6 +140,18 @@ class CatalogKeeper:
     def host_url(self, provider: Provider) -> str:
         """Return the provider's base URL as its owner gave it."""
         return self._messages[(provider.workspace, provider.name)].host_url
+
+    def providers_since(self, workspaces: Collection[str], revision: int) -> list[pb.Provider]:
+        """Return the providers of some workspaces whose last change is ``revision`` or came after it."""
+        return [
+            message
+            for (workspace, _), message in self._messages.items()
+            if workspace in workspaces and int(message.resource_version or 0) >= revision
+        ]
+
+    async def ask_provider(self, request: pb.GetProviderRequest) -> pb.Provider:
+        """Ask the registry itself for a provider, with the times of its discovery. Raises JunctorError."""
+        return await self._registry.call(self._stub.GetProvider, request, timeout=_ASK_SECONDS)
 
     # -- providers
 

@@ -23,13 +23,13 @@ def parse(text: str) -> dict[str, int]:
     return wanted
 
 
-async def wait_for(keeper: CatalogKeeper, min_revision: str, timeout: float | None) -> None:  # noqa: ASYNC109
-    """Return once the catalog has ``min_revision``. Raises RevisionNotReached after ``timeout`` seconds."""
+async def wait_for(keeper: CatalogKeeper, min_revision: str, timeout: float | None) -> dict[str, int]:  # noqa: ASYNC109
+    """Return ``min_revision`` by store once the catalog has it. Raises RevisionNotReached after ``timeout`` s."""
     wanted = parse(min_revision)
     have = keeper.revisions()
     missing = {store: revision for store, revision in wanted.items() if have.get(store, 0) < revision}
     if not missing:
-        return
+        return wanted
     try:
         async with asyncio.timeout(DEFAULT_WAIT if timeout is None else timeout):
             await asyncio.gather(*(keeper.reached(store, revision) for store, revision in missing.items()))
@@ -37,3 +37,4 @@ async def wait_for(keeper: CatalogKeeper, min_revision: str, timeout: float | No
         raise RevisionNotReached(
             "The router has not reached min_revision in time.", retry_after=1.0, metadata={"have": str(have)}
         ) from None
+    return wanted

@@ -11,12 +11,14 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from junctor import names
+from junctor.errors import CredentialUnavailable, NotFound, Unavailable
 from services.inference_router import resolution, routing
 from services.inference_router.attempts import Attempts, Observer, Plan
 from services.inference_router.catalog import CatalogKeeper
+from services.inference_router.discoveries import Discoveries
 from services.inference_router.ledger import Counted, Ledger, Observed
 from services.inference_router.requests import RequestMaker, impatient, read_call_body
-from services.inference_router.revisions import wait_for
+from services.inference_router.revisions import DEFAULT_WAIT, wait_for
 from services.inference_router.snapshot import Candidate
 from services.inference_router.upstream import UpstreamClient
 from services.inference_router.upstream_types import Timers
@@ -60,7 +62,7 @@ class Router:
         """Serve one call into ``sink``; see :class:`services.runtime.exchange.Invoker`."""
         started = self._loop.time()
         if call.min_revision:
-            await wait_for(self._keeper, call.min_revision, call.timeout)
+            await self._catch_up(call)
         plan, observer, total = self._plan(call)
         attempts = Attempts(self._client, sink, observer)
         try:
@@ -70,6 +72,24 @@ class Router:
             if not limit.expired():
                 raise  # not ours: a sink's
             return attempts.expire(f"The call took longer than its limit of {total:g} s.")
+
+    async def _catch_up(self, call: Call) -> None:
+        """Wait for what ``min_revision`` demands, and for what a provider that was written then is about to serve."""
+        until = self._loop.time() + (DEFAULT_WAIT if call.timeout is None else call.timeout)
+        since = (await wait_for(self._keeper, call.min_revision, call.timeout)).get("provider_registry")
+        if since is None or call.route is Route.PROVIDER:
+            return
+        model = call.name if call.route is Route.MODEL else read_call_body(call).model or ""
+        workspaces = {call.workspace, names.split(model)[0]} if "/" in model else {call.workspace}
+
+        def resolves() -> bool:
+            try:
+                self._resolve(call, model)
+            except (NotFound, Unavailable, CredentialUnavailable):
+                return False
+            return True
+
+        await Discoveries(self._keeper, workspaces, since).settle(resolves, max(0.0, until - self._loop.time()))
 
     def conditions(self, session: str, *, turn: int) -> routing.Conditions:
         """Gather all that the order of candidates depends on."""
