@@ -53,6 +53,16 @@ class CatalogFile:
     def __init__(self, path: Path, keyring: Keyring) -> None:
         self._path = path
         self._keyring = keyring
+        self._key_id = ""
+
+    def needs_new_key(self) -> bool:
+        """Tell whether another key than the newest encrypts the file: it may soon be retired."""
+        try:
+            self._keyring.refresh()
+        except KeyFileError as error:
+            _log.warning("cannot look for a new key: %s", error)
+            return False
+        return self._key_id not in ("", self._keyring.newest)
 
     def load(self) -> SavedCatalog | None:
         """Return the catalog in the file; None if there is none or it cannot be used, which is logged."""
@@ -70,7 +80,7 @@ class CatalogFile:
             return None
 
     def save(self, catalog: SavedCatalog) -> None:
-        """Replace the file, in one step. Raises OSError; the old file is then still there."""
+        """Replace the file, in one step. Raises OSError, KeyFileError; the old file is then still there."""
         sealed = self._keyring.seal_bytes(msgspec.msgpack.encode(catalog), _IDENTITY)
         envelope = _Envelope(sealed.key_id, sealed.wrapped_key, sealed.ciphertext)
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -82,6 +92,7 @@ class CatalogFile:
                 file.flush()
                 os.fsync(file.fileno())
             draft.replace(self._path)
+            self._key_id = sealed.key_id
         finally:
             with contextlib.suppress(FileNotFoundError):
                 draft.unlink()
@@ -91,4 +102,6 @@ class CatalogFile:
             raise ValueUnreadable("it is not a catalog of this release")
         envelope = msgspec.msgpack.decode(content[len(_MAGIC) :], type=_Envelope)
         sealed = Sealed(envelope.key_id, envelope.wrapped_key, envelope.ciphertext)
-        return msgspec.msgpack.decode(self._keyring.open_bytes(sealed, _IDENTITY), type=SavedCatalog)
+        catalog = msgspec.msgpack.decode(self._keyring.open_bytes(sealed, _IDENTITY), type=SavedCatalog)
+        self._key_id = sealed.key_id
+        return catalog

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,10 +22,12 @@ from services.inference_router.upstream import UpstreamClient
 from services.inference_router.upstream_types import Timers
 from services.runtime.addresses import AddressPolicy
 from services.runtime.exchange import Invoker
-from services.runtime.keyring import Keyring
+from services.runtime.keyring import KeyFileError, Keyring
 from services.runtime.server import GrpcServer
 from services.runtime.tasks import Tasks
 
+_KEY_SECONDS = 5.0
+"""How often a quiet router looks whether the key of its file was changed."""
 SAVE_SECONDS = 2.0
 """How long changes are gathered before the catalog is written again."""
 
@@ -113,10 +116,17 @@ class InferenceRouterService:
         _log.info("serving from the saved catalog until the registries answer", extra={"catalog": repr(saved)})
 
     async def _keep_saved(self, file: CatalogFile) -> None:
-        """Write the catalog some time after it changed, but never one that the registries have not confirmed."""
+        """Write the catalog some time after it changed, but never one that the registries have not confirmed.
+
+        Also when the key that encrypts it is no longer the newest.
+        """
         changed = self._keeper.changed
         while True:
-            await changed.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_KEY_SECONDS):
+                    await changed.wait()
+            if not changed.is_set() and not file.needs_new_key():
+                continue
             await asyncio.sleep(self._options.save_seconds)
             if not self._keeper.synced():
                 continue
@@ -126,6 +136,6 @@ class InferenceRouterService:
         self._keeper.changed.clear()
         try:
             await asyncio.to_thread(file.save, self._keeper.save())
-        except OSError as error:
-            _log.warning("cannot save the catalog: %s", error.strerror)
+        except (OSError, KeyFileError) as error:
+            _log.warning("cannot save the catalog: %s", error)
             self._keeper.changed.set()
