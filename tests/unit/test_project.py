@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib
 import pkgutil
 import re
@@ -25,7 +26,12 @@ from services.settings_table import CLIENT_ENVS, CONFIG_ENV, SETTINGS
 ROOT = Path(__file__).parents[2]
 PAPERS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
-READERS_OF_THE_ENVIRONMENT = {"junctor/config.py", "services/main.py", "services/up/command.py"}
+READERS_OF_THE_ENVIRONMENT = {
+    "junctor/cli/output.py",  # what the terminal is: NO_COLOR, TERM, COLUMNS
+    "junctor/config.py",
+    "services/main.py",
+    "services/up/command.py",
+}
 
 
 def sources(*folders: str) -> Iterator[tuple[str, str]]:
@@ -93,7 +99,10 @@ def test_every_module_of_services_has_a_layer() -> None:
 
 def test_only_settings_and_the_command_lines_read_the_environment() -> None:
     readers = {
-        name for name, text in sources("junctor", "services", "gateway_http") if re.search(r"os\.environ|getenv", text)
+        name
+        for name, text in sources("junctor", "services", "gateway_http")
+        for node in ast.walk(ast.parse(text))
+        if isinstance(node, ast.Attribute) and node.attr in {"environ", "environb", "getenv"}
     }
     assert readers <= READERS_OF_THE_ENVIRONMENT
 
