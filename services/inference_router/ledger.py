@@ -22,7 +22,8 @@ class Ledger:
     """Loads and health by (provider, upstream id); retry budgets by virtual model. One per router."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock = clock
+        self.clock = clock
+        """Monotonic seconds; all that is counted here goes by it."""
         self.loads: dict[Key, int] = {}
         self._health: dict[Key, ejection.Health] = {}
         self._budgets: dict[str, RetryBudget] = {}
@@ -32,13 +33,13 @@ class Ledger:
         """Return the candidates that are out now, with when they return."""
         if not self._health:
             return {}
-        now = self._clock()
+        now = self.clock()
         found = {key: ejection.returns_at(health, now) for key, health in self._health.items()}
         return {key: until for key, until in found.items() if until}
 
     def why_out(self, key: Key) -> str:
         """Name the reason why a candidate is out; empty if it is not."""
-        return ejection.why_out(self._health.get(key, ejection.HEALTHY), self._clock())
+        return ejection.why_out(self._health.get(key, ejection.HEALTHY), self.clock())
 
     def turn(self, virtual_model: str) -> int:
         """Count a call of a virtual model; returns how many it had before."""
@@ -52,7 +53,7 @@ class Ledger:
 
     def budget(self, virtual_model: str) -> RetryBudget:
         """Return the retry budget of a virtual model, one request of a caller counted."""
-        now = self._clock()
+        now = self.clock()
         budget = self._budgets.get(virtual_model)
         if budget is None:
             budget = self._budgets[virtual_model] = RetryBudget(now)
@@ -68,7 +69,7 @@ class Ledger:
         """A call to a candidate begins; the first one after an ejection is its probe."""
         health = self._health.get(key)
         if health is not None:
-            self._health[key] = ejection.started(health, self._clock())
+            self._health[key] = ejection.started(health, self.clock())
 
     def opened(self, key: Key) -> None:
         """Count an open call."""
@@ -92,7 +93,7 @@ class Ledger:
             self._health[key] = after
 
     def _judged(self, health: ejection.Health, answer: Answer, failure: UpstreamFailure | None) -> ejection.Health:
-        now = self._clock()
+        now = self.clock()
         if failure is not None:
             own = failure.kind in _OWN_REFUSALS
             return ejection.abandoned(health) if own else ejection.failed(health, now)
@@ -129,15 +130,12 @@ class Counted(Observer):
 class Observed(Observer):
     """Writes the attempts of one call into the ledger."""
 
-    __slots__ = ("_budget", "_clock", "_impatient", "_ledger")
+    __slots__ = ("_budget", "_impatient", "_ledger")
 
-    def __init__(
-        self, ledger: Ledger, virtual_model: str, clock: Callable[[], float], *, impatient: bool = False
-    ) -> None:
+    def __init__(self, ledger: Ledger, virtual_model: str, *, impatient: bool = False) -> None:
         """``impatient``: the caller set timers of its own, so their expiry says nothing about a provider."""
         self._ledger = ledger
         self._budget = ledger.budget(virtual_model)
-        self._clock = clock
         self._impatient = impatient
 
     def began(self, candidate: Candidate) -> None:
@@ -154,4 +152,4 @@ class Observed(Observer):
 
     def may_retry(self) -> bool:
         """Take one retry from the virtual model's budget."""
-        return self._budget.take(self._clock())
+        return self._budget.take(self._ledger.clock())

@@ -113,7 +113,7 @@ class Router:
             retry=virtual_model.retry,
             cap=ATTEMPT_CAP,
         )
-        observer = Observed(self.ledger, ref, self._loop.time, impatient=impatient(call))
+        observer = Observed(self.ledger, ref, impatient=impatient(call))
         return plan, observer, self._total(call, ordered[0])
 
     def _resolve(self, call: Call, model: str | None) -> resolution.Resolution:

@@ -512,3 +512,71 @@ def test_a_timeout_that_is_not_positive_names_its_field(nanos):
     with pytest.raises(errors.InvalidField) as caught:
         frames.call_of(request)
     assert caught.value.violations[0].field == "options.timeout"
+
+
+TIMERS = ("connect_timeout", "first_byte_timeout", "idle_timeout")
+
+
+async def test_the_timers_of_single_attempts_arrive(invoker, router):
+    await invoker.invoke(post(**{name: 1.5 + index for index, name in enumerate(TIMERS)}), Recorder())
+    assert [getattr(router.calls[0], name) for name in TIMERS] == [1.5, 2.5, 3.5]
+
+
+@pytest.mark.parametrize("name", TIMERS)
+def test_a_timer_of_an_attempt_that_is_not_positive_names_its_field(name):
+    request = frames.request_of(post())
+    getattr(request.options, name).SetInParent()
+    with pytest.raises(errors.InvalidField) as caught:
+        frames.call_of(request)
+    assert caught.value.violations[0].field == f"options.{name}"
+
+
+def test_who_answers_survives_the_hop():
+    head = Head(200, [], None, False, "w/p", 2, entity="w/m", upstream_model="up/m")
+    assert frames.head_from(frames.head_to(head, "r-1")) == head
+
+
+def test_no_spelling_of_a_header_name_slips_past_the_rules():
+    call = frames.call_of(frames.request_of(post(headers=[(b"Authorization", b"x"), (b"X-Forwarded-For", b"y")])))
+    assert call.headers == [(b"authorization", b"x"), (b"x-forwarded-for", b"y")]
+
+
+@pytest.mark.parametrize("name", [b"", b"a b", b"a:", b"a\r\nb", b"\xe9", b"content-length "])
+def test_a_header_name_that_is_no_token_is_refused(name):
+    with pytest.raises(errors.InvalidField, match="headers"):
+        frames.call_of(frames.request_of(post(headers=[(name, b"1")])))
+
+
+@pytest.mark.parametrize("method", ["", "HEAD", "CONNECT", "post", "GET http://elsewhere/"])
+def test_another_method_than_the_five_is_refused(method):
+    request = frames.request_of(post())
+    request.method = method
+    with pytest.raises(errors.InvalidField, match="method"):
+        frames.call_of(request)
+
+
+PUSHBACK = {
+    "reset after sending": (errors.UpstreamUnreachable("x", metadata={"request_sent": "true"}), -1),
+    "refused": (errors.UpstreamUnreachable("x", metadata={"request_sent": "false"}), None),
+    "timed out": (errors.UpstreamTimeout("x", metadata={"request_sent": "true"}), -1),
+    "broke off": (errors.StreamBroken("x"), -1),
+    "provider failed": (errors.UpstreamRejected("x", metadata={"status": "500"}), -1),
+    "provider refused": (errors.UpstreamRejected("x", metadata={"status": "422"}), None),
+    "provider asks to wait": (errors.UpstreamRejected("x", metadata={"status": "429"}, retry_after=1.5), 1500),
+    "peer away": (errors.PeerUnavailable("x", retry_after=1.0), 1000),
+    "no route": (errors.NoRoute("x"), None),
+}
+
+
+@pytest.mark.parametrize(("error", "wanted"), PUSHBACK.values(), ids=PUSHBACK.keys())
+async def test_the_trailers_say_whether_grpc_may_repeat_the_call(channel, router, error, wanted):
+    async def script(router, call, sink):
+        raise error
+
+    router.script = script
+    rpc = InferenceRouterStub(channel).Invoke(frames.request_of(post()))
+    with pytest.raises(grpc.aio.AioRpcError):
+        await rpc.read()
+    trailers = dict(await rpc.trailing_metadata())
+    assert trailers.get("grpc-retry-pushback-ms") == (None if wanted is None else str(wanted))
+    assert trailers["x-request-id"]

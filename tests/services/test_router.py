@@ -166,8 +166,8 @@ async def test_without_a_token_of_the_budget_nothing_is_repeated(
     upstream.always(Status(500))
     bench.in_turn(upstream.url, other.url)
     budget = bench.router.ledger.budget("default/chat")
-    budget.request(asyncio.get_running_loop().time() + 3600)  # nothing is earned for an hour
-    while budget.take(0.0):
+    ahead = asyncio.get_running_loop().time() + 3600  # nothing is earned for an hour
+    while budget.take(ahead):
         pass
     sink = await bench.ask()
     assert sink.got is not None
