@@ -12,7 +12,7 @@ import typer
 from junctor.cli.conversation import Answer, Conversation, target, texts
 from junctor.cli.failure import Failure
 from junctor.cli.options import AccessToken, BaseUrl, Workspace
-from junctor.cli.session import reported
+from junctor.cli.session import RETRIES, reported
 from junctor.client import Client
 from junctor.sse import Decoder, ServerEvent
 from junctor.streaming import DONE, Stream
@@ -59,7 +59,8 @@ def command(  # noqa: PLR0913 - one parameter per flag
       git diff | junctor chat coder -s 'Review this'
       junctor chat gpt-4.1 'Hi' --provider oai -f json
     """
-    with reported("junctor chat"), Client(base_url, workspace=workspace, access_token=access_token) as client:
+    settings: dict[str, Any] = {"base_url": base_url, "workspace": workspace, "access_token": access_token}
+    with reported("junctor chat"), Client(**settings, max_retries=RETRIES) as client:
         at, name = target(model, client.settings.workspace, provider)
         optional: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
         extra = {key: value for key, value in optional.items() if value is not None}

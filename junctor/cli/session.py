@@ -23,6 +23,9 @@ from junctor.cli.output import Column
 from junctor.client import Client
 from junctor.errors import JunctorError
 
+RETRIES = 1
+"""One less than in programs: who waits at a terminal wants to know soon that nobody answers."""
+
 
 @dataclass(frozen=True, slots=True)
 class Session:
@@ -53,7 +56,7 @@ def connected(function: Callable[..., None], *, grpc: bool = False) -> Callable[
     def command(context: typer.Context, **arguments: Any) -> None:
         wanted = {key: arguments.pop(key, None) for key in ("base_url", "workspace", "access_token", "grpc_target")}
         form = arguments.pop("output", None)
-        with reported(context.command_path), Client(**wanted) as client:
+        with reported(context.command_path), Client(**wanted, max_retries=RETRIES) as client:
             function(Session(client, form), **arguments)
 
     hints = get_type_hints(function, include_extras=True)

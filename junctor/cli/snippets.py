@@ -61,8 +61,11 @@ with Client(${root}, grpc_target=${grpc}) as client:
 """
 
 _GO_HEAD = """
-// Stubs: junctor protos export protos, then
-// protoc -Iprotos --go_out=. --go-grpc_out=. protos/junctor/v1/{route,inference}.proto
+// go mod init junctor && junctor protos export protos
+// protoc --descriptor_set_in=protos/descriptor_set.binpb --go_out=. --go_opt=module=junctor \\
+//   --go-grpc_out=. --go-grpc_opt=module=junctor junctor/v1/route.proto junctor/v1/inference.proto
+// go mod tidy && go run .
+
 package main
 
 import (
@@ -72,14 +75,14 @@ import (
 	"os"
 
 	"google.golang.org/grpc"
-	"google.golang.org/grpc/credentials/insecure"
 	"google.golang.org/grpc/metadata"
+	"google.golang.org/protobuf/proto"
 
-	pb "ask/junctor/v1"
+	pb "junctor/v1"
 )
 
 func main() {
-	channel, err := grpc.NewClient(${grpc}, grpc.WithTransportCredentials(insecure.NewCredentials()))
+	channel, err := grpc.Dial(${grpc}, grpc.WithInsecure()) // on loopback; elsewhere give credentials
 	if err != nil {
 		log.Fatal(err)
 	}
@@ -89,7 +92,7 @@ func main() {
 	request := &pb.ChatCompletionRequest{
 		Target: &pb.ChatCompletionRequest_Model{Model: ${model}},
 		Messages: []*pb.ChatMessage{{
-			Role:    "user",
+			Role:    proto.String("user"),
 			Content: []*pb.ContentPart{{Part: &pb.ContentPart_Text{Text: ${prompt}}}},
 		}},
 	}
