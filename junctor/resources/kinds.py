@@ -89,9 +89,12 @@ def provider_status(workspace: str, name: str, fields: Mapping[str, Any]) -> Req
 
 
 def changed_provider(provider: Provider, changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the full replace that changes a provider in ``changes`` alone, and only if it is still as given."""
+    """Return the full replace that changes a provider in ``changes`` alone.
+
+    Its ``resource_version`` is among what is repeated, so it is refused if the provider is not as given any more.
+    """
     kept = {key: provider.raw[key] for key in PROVIDER_SETTABLE if provider.raw.get(key) is not None}
-    return {**kept, "resource_version": provider.resource_version, **changes}
+    return {**kept, **changes}
 
 
 def provider_ready(workspace: str, name: str) -> Request[None]:

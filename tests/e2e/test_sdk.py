@@ -133,9 +133,8 @@ async def test_a_stream_gives_chunks_and_leaving_it_stops_the_provider(
     gate = asyncio.Event()
     upstream.script(Sse([{"choices": [{"delta": {"content": "a"}}]}, gate]))
     async with client.inference.gateway.openai.stream(CHAT, body=body) as stream:
-        async for chunk in stream:
-            assert chunk["choices"][0]["delta"]["content"] == "a"
-            break
+        pieces = stream.__aiter__()
+        assert (await pieces.__anext__())["choices"][0]["delta"]["content"] == "a"
     await upstream.wait_for(upstream.connections[-1].closed.is_set)
 
 

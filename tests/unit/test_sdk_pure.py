@@ -278,4 +278,6 @@ def _mypy(folder: Path, file: Path) -> str:
     done = subprocess.run(
         [*command, "--cache-dir", str(cache / "user"), str(file)], capture_output=True, text=True, cwd=root, check=False
     )
-    return "\n".join(line for line in done.stdout.splitlines() if line.startswith(str(file)))
+    return "\n".join(
+        line for line in done.stdout.splitlines() if f"{file.name}:" in line
+    )  # a cached message has an older folder
