@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import time
 from enum import StrEnum
@@ -100,7 +101,8 @@ def _once(conversation: Conversation, question: str, output: Format) -> None:
 def _converse(conversation: Conversation, first: str | None) -> None:
     """Ask and answer until the end of input. Ctrl-C stops the answer; with no answer under way it is a hint."""
     if sys.stdin.isatty():
-        import readline  # noqa: F401 - gives input() a history and editing
+        with contextlib.suppress(ImportError):  # some builds of Python are without
+            import readline  # noqa: F401 - gives input() a history and editing
 
         typer.echo(f"{conversation.model} — {LEAVE}", err=True)
     kept = len(conversation.messages)
