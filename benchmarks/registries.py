@@ -59,7 +59,7 @@ class Upstream:
 
 @asynccontextmanager
 async def junctor(groups: Sequence[Sequence[str]]) -> AsyncIterator[tuple[Deployment, httpx.AsyncClient, Upstream]]:
-    """A junctor that is ready, a client of its edge, and a provider ``up`` with the models ``model-a`` and ``model-b``."""
+    """A junctor that is ready, a client of its edge, and a provider ``up`` with ``model-a`` and ``model-b``."""
     upstream = Upstream()
     server = await asyncio.start_server(upstream.serve, "127.0.0.1", 0)
     upstream.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
