@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import shutil
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -45,19 +46,13 @@ async def test_chat_streamed(edge: Edge) -> None:
     assert said.startswith("You said: Hello")
 
 
-async def test_a_body_of_many_megabytes_that_curl_announces(place: Place) -> None:
+async def test_a_body_of_many_megabytes_that_curl_announces(place: Place, tmp_path: Path) -> None:
     """curl asks with ``Expect: 100-continue`` and waits."""
-    import tempfile
-    from pathlib import Path
-
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "body"
-        file.write_text(json.dumps({"model": "test-model", "messages": [{"role": "user", "content": "x" * 3_000_000}]}))
-        given = ("-H", "content-type: application/json", "--data-binary", f"@{file}")
-        plain = json.loads(await curl(f"{place.openai}/chat/completions", *given))
-        chunked = json.loads(
-            await curl(f"{place.openai}/chat/completions", *given, "-H", "transfer-encoding: chunked")
-        )
+    file = tmp_path / "body"
+    file.write_text(json.dumps({"model": "test-model", "messages": [{"role": "user", "content": "x" * 3_000_000}]}))
+    given = ("-H", "content-type: application/json", "--data-binary", f"@{file}")
+    plain = json.loads(await curl(f"{place.openai}/chat/completions", *given))
+    chunked = json.loads(await curl(f"{place.openai}/chat/completions", *given, "-H", "transfer-encoding: chunked"))
     assert (plain["model"], chunked["model"]) == (place.model, place.model)
 
 

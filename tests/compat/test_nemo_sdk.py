@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.compat.place import Edge, Place
+from tests.compat.place import Place
 from tests.compat.worker import Worker
 from tests.upstream import Json, OpenAI, Status
 
@@ -102,6 +102,9 @@ async def test_pages_sorts_and_filters(sdk: Worker, place: Place) -> None:
         "like": names[:1],
         "equal": names[1:2],
         "in": names[:2],
+        "not": every[1:],
+        "json": [names[0], names[2]],
+        "text": names[2:],
         "everywhere": names[:1],
     }
     assert await sdk.call("pages_async", base_url=place.edge.url, workspace=place.workspace) == every

@@ -15,7 +15,12 @@ from typing import Any
 
 from nemo_platform.cli.app import cli
 
-_COMMON = (("models", "list"), ("inference", "providers", "create"), ("inference", "gateway", "model", "post"), ("chat",))
+_COMMON = (
+    ("models", "list"),
+    ("inference", "providers", "create"),
+    ("inference", "gateway", "model", "post"),
+    ("chat",),
+)
 
 
 def _load_commands() -> None:
@@ -51,7 +56,7 @@ def _become(argv: list[str], env: dict[str, str], files: tuple[int, int, int]) -
     try:
         for number, file in enumerate(files):
             os.dup2(file, number)
-        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115, PTH123
+        sys.stdin, sys.stdout, sys.stderr = open(0), open(1, "w"), open(2, "w")  # noqa: SIM115
         os.environ.update(env)
         sys.argv = ["nemo", *argv]
         cli()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import inspect
+import json
 from typing import Any
 
 from nemo_platform import AsyncNeMoPlatform, NeMoPlatform
@@ -53,6 +54,7 @@ def pages(base_url: str, workspace: str, names: list[str]) -> Any:
     for name in names:
         client.models.create(name=name, description=f"about {name}")
     first = client.models.list(page_size=1, sort="name")
+    either = json.dumps({"$or": [{"name": names[0]}, {"name": names[2]}]})
     return {
         "all": [model.name for model in client.models.list(page_size=1, sort="name")],
         "backwards": [model.name for model in client.models.list(page_size=2, sort="-name")],
@@ -61,6 +63,9 @@ def pages(base_url: str, workspace: str, names: list[str]) -> Any:
         "like": [model.name for model in client.models.list(filter={"name": {"$like": names[0][2:]}})],
         "equal": [model.name for model in client.models.list(filter={"name": names[1]})],
         "in": sorted(model.name for model in client.models.list(filter={"name": {"$in": names[:2]}})),
+        "not": [m.name for m in client.models.list(sort="name", filter={"$not": {"name": names[0]}})],
+        "json": [m.name for m in client.models.list(sort="name", extra_query={"filter": either})],
+        "text": [m.name for m in client.models.list(extra_query={"filter": f'name:"{names[2]}"'})],
         "everywhere": [m.name for m in client.models.list(workspace="-", filter={"name": names[0]})],
     }
 

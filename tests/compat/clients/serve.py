@@ -22,7 +22,7 @@ def main() -> None:
     null = os.open(os.devnull, os.O_RDONLY)
     os.dup2(null, 0)
     os.dup2(2, 1)
-    sys.path.insert(0, os.path.dirname(__file__))  # noqa: PTH120
+    sys.path.insert(0, os.path.dirname(__file__))
     module = importlib.import_module(sys.argv[1])
     for line in orders:
         answers.write(json.dumps(_answer(module, json.loads(line))) + "\n")
