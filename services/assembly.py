@@ -1,7 +1,8 @@
 """Puts one process together: constructor calls in order, no container, no globals.
 
 Read from top to bottom it is the architecture: stores and their services on one gRPC server, the router beside
-them, the HTTP edge in front. ``junctor up``, ``junctord`` and the tests all build their processes here.
+them, the HTTP edge in front. ``junctor up``, ``junctord`` and the tests all build their processes here. What only one
+part needs is imported where that part is made: a router loads no database library, a registry no web framework.
 """
 
 from __future__ import annotations
@@ -12,28 +13,23 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from gateway_http.service import GatewayOptions, GatewayService
 from junctor.channel import Metadata, Peer, open_peer
-from services.access_control.service import AccessControlService
-from services.inference_router.service import InferenceRouterService, RouterOptions
-from services.model_registry.service import ModelRegistryService
-from services.provider_registry.secrets import KeyFileError, Keyring
-from services.provider_registry.service import ProviderRegistryService
 from services.runtime.addresses import AddressPolicy
 from services.runtime.admin_http import AdminServer
-from services.runtime.auth import Access, Secret, TokenFileError, load_or_create_token, token_metadata
-from services.runtime.db import Database, open_database
-from services.runtime.db_start import StoreUnusable, opening
-from services.runtime.http_server import listen
+from services.runtime.auth import Access, Secret, load_or_create_token, token_metadata
 from services.runtime.interceptors import CallCounters
 from services.runtime.metrics import call_metrics, process_metrics
 from services.runtime.server import BindError, GrpcServer, Limits, create_server
 from services.runtime.tasks import Tasks
 from services.settings import Settings
 from services.settings_table import GATEWAY, PORTS, UP
+
+if TYPE_CHECKING:
+    from gateway_http.service import GatewayService
+    from services.inference_router.service import InferenceRouterService
+    from services.runtime.db import Database
 
 POLICY: Mapping[str, Access] = {
     "junctor.v1.Workspaces": Access.PUBLIC,
@@ -47,9 +43,6 @@ POLICY: Mapping[str, Access] = {
     "junctor.v1.Inference": Access.PUBLIC,
 }
 """Who may call which gRPC service; a test holds it against every descriptor."""
-
-CannotStart: tuple[type[Exception], ...] = (OSError, TokenFileError, KeyFileError, StoreUnusable)
-"""What a process that cannot start raises (BindError is an OSError); each has a text of one line for a terminal."""
 
 _HEALTH_SECONDS = 0.25
 _BODY_FRAME = 1024 * 1024
@@ -101,7 +94,7 @@ class Node:
         return [secret for secret in (self._token, self.settings.auth.admin_key) if secret is not None]
 
     async def start(self) -> None:
-        """Listen and begin to serve. Raises CannotStart; call :meth:`stop` then as well."""
+        """Listen and begin to serve. Raises CannotStart, OSError; call :meth:`stop` then as well."""
         await self._take_ports()  # first: a taken one is found before work is done
         self._peers = {name: self._open_peer(name) for name in PORTS}
         if self._server is not None:
@@ -139,6 +132,8 @@ class Node:
     async def _take_ports(self) -> None:
         edge, grpc = self.settings.edge, self.settings.grpc
         if GATEWAY in self.names:
+            from services.runtime.http_server import listen
+
             self._listener = listen(edge.host, edge.port)
             self.http_port = self._listener.getsockname()[1]
         if self.settings.admin_port is not None:
@@ -171,16 +166,28 @@ class Node:
 
     async def _start_service(self, name: str, service: Service) -> None:
         database = self._databases.get(name)
-        with opening(database) if database is not None else nullcontext():
+        if database is None:
+            await service.start()
+            return
+        from services.runtime.db_start import opening
+
+        with opening(database):
             await service.start()
 
     def _access_control(self) -> Service:
+        from services.access_control.service import AccessControlService
+
         return AccessControlService(self._database("access-control"))
 
     def _model_registry(self) -> Service:
+        from services.model_registry.service import ModelRegistryService
+
         return ModelRegistryService(self._database("model-registry"), access_control=self._peers["access-control"])
 
     def _provider_registry(self) -> Service:
+        from services.provider_registry.service import ProviderRegistryService
+        from services.runtime.keyring import Keyring
+
         settings = self.settings
         return ProviderRegistryService(
             self._database("provider-registry"),
@@ -193,6 +200,8 @@ class Node:
         )
 
     def _inference_router(self) -> Service:
+        from services.inference_router.service import InferenceRouterService, RouterOptions
+
         settings = self.settings
         self._router = InferenceRouterService(
             self._peers,
@@ -208,6 +217,8 @@ class Node:
         return self._router
 
     async def _start_gateway(self, listener: socket.socket) -> None:
+        from gateway_http.service import GatewayOptions, GatewayService
+
         direct = self._router is not None and self.settings.hop == "direct"
         self._gateway = GatewayService(
             self._peers,
@@ -234,6 +245,8 @@ class Node:
     # -- within
 
     def _database(self, service: str) -> Database:
+        from services.runtime.db import open_database
+
         store = service.replace("-", "_")
         url = self.settings.database_url
         if url is None:

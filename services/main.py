@@ -14,8 +14,9 @@ from importlib.metadata import version
 
 import uvloop
 
-from services.assembly import CannotStart, Node, private_files
+from services.assembly import Node, private_files
 from services.runtime import telemetry
+from services.runtime.failures import CannotStart
 from services.runtime.limits import raise_open_files
 from services.runtime.server import BindError
 from services.settings import Settings, SettingsError, add_flags
@@ -81,7 +82,7 @@ def run(settings: Settings, work: Work) -> int:
         _log.warning("%s is not a setting", name)
     try:
         uvloop.run(_until_signal(settings, redactor, work))
-    except CannotStart as error:
+    except (CannotStart, OSError) as error:
         sys.stderr.write(f"junctor: {explain(error)}\n")
         return 1
     return 0

@@ -19,6 +19,7 @@ from typing import Final
 
 from junctor.channel import Metadata
 from junctor.errors import PermissionDenied, Unauthenticated
+from services.runtime.failures import CannotStart
 from services.runtime.interceptors import Concern, Context, Rpc
 
 TOKEN_KEY: Final = "x-junctor-service-token"  # noqa: S105 - the name of the metadata field
@@ -58,7 +59,7 @@ class Secret:
         raise TypeError("a Secret is not pickled")
 
 
-class TokenFileError(Exception):
+class TokenFileError(CannotStart):
     """The token file cannot be used; the message says which file and why, never what is in it."""
 
 

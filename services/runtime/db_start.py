@@ -12,9 +12,10 @@ from alembic.util.exc import CommandError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from services.runtime.db import Database
+from services.runtime.failures import CannotStart
 
 
-class StoreUnusable(Exception):
+class StoreUnusable(CannotStart):
     """A database cannot be used; the text names it and the reason, never a password."""
 
 

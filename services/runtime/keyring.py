@@ -25,13 +25,14 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from services.runtime.auth import Secret
+from services.runtime.failures import CannotStart
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
 _Stamp = tuple[int, int, int]
 
 
-class KeyFileError(Exception):
+class KeyFileError(CannotStart):
     """The key file cannot be used; the message says which file and why, never what is in it."""
 
 
