@@ -17,11 +17,13 @@ from services.assembly import Node
 from services.demo.server import RunningDemo
 from services.demo.server import start as start_demo
 from services.main import load, run
+from services.runtime.tasks import Tasks
 from services.settings import Settings
 from services.settings_table import UP
 from services.up.detect import detect
 from services.up.edge import EdgeRefused
-from services.up.register import register_demo
+from services.up.findings import State
+from services.up.register import NAME, WORKSPACE, register_demo
 from services.up.screen import Facts, reachable_url, render
 
 READY_SECONDS = 30.0
@@ -88,14 +90,14 @@ async def up(node: Node, stop: asyncio.Event) -> None:
     if settings.origins["log_level"] == "default" and sys.stderr.isatty():
         _hush()
     demo: RunningDemo | None = None
+    greeting = Tasks("up")
     try:
         await node.start()
         if settings.demo:
             demo = await start_demo()
-        greeting = asyncio.create_task(_greet(node, settings, demo))
+        greeting.start(_greet(node, settings, demo))
         await stop.wait()
-        greeting.cancel()
-        await asyncio.gather(greeting, return_exceptions=True)
+        await greeting.stop()
         _say("\nStopping: streams under way may finish. Ctrl-C again to stop at once.")
         await node.stop()
     finally:
@@ -125,14 +127,12 @@ async def _prepare(node: Node, settings: Settings, demo: RunningDemo | None) -> 
     async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=10) as client:
         await _until_ready(client)
         found: Sequence[str] = ()
-        if demo is not None:
-            try:
-                await register_demo(client, demo.url)
-            except EdgeRefused as error:
-                _log.warning("the demo provider could not be registered: %s", error)
+        registered = demo is not None and await _registered(client, demo.url)
         if settings.detect:
             found = [finding.line for finding in await detect(client, environment=os.environ, own_ports=own)]
-        models = await _models(client, expect=demo is not None or bool(found))
+        if demo is not None and registered:
+            await _until_routed(client, demo.url)
+        models = await _models(client, expect=registered or bool(found))
     return Facts(
         url=url,
         grpc_target=f"{settings.grpc.host}:{node.grpc_port}",
@@ -143,12 +143,35 @@ async def _prepare(node: Node, settings: Settings, demo: RunningDemo | None) -> 
     )
 
 
+async def _registered(client: httpx.AsyncClient, demo_url: str) -> bool:
+    """Register the demo; False if ``default/demo`` is a provider of the user's, or it could not be done."""
+    try:
+        return await register_demo(client, demo_url) is not State.LEFT_ALONE
+    except EdgeRefused as error:
+        _log.warning("the demo provider could not be registered: %s", error)
+        return False
+
+
 async def _until_ready(client: httpx.AsyncClient) -> None:
     async with asyncio.timeout(READY_SECONDS):
         while True:
             if (await client.get("/health/ready")).status_code == httpx.codes.OK:
                 return
             await asyncio.sleep(_POLL_SECONDS)
+
+
+async def _until_routed(client: httpx.AsyncClient, demo_url: str) -> None:
+    """Wait a moment until the router knows where the demo listens: after a restart it is another port."""
+    path = f"/apis/inference-gateway/v2/workspaces/{WORKSPACE}/provider/{NAME}/ready"
+    try:
+        async with asyncio.timeout(_MODELS_SECONDS):
+            while True:
+                answer = await client.get(path)
+                if answer.status_code == httpx.codes.OK and answer.json().get("host_url") == demo_url:
+                    return
+                await asyncio.sleep(_POLL_SECONDS)
+    except TimeoutError:
+        return
 
 
 async def _models(client: httpx.AsyncClient, *, expect: bool) -> list[str]:
