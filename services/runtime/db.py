@@ -91,13 +91,19 @@ class Database:
             await tx.run_sync(_upgrade, migrations)
 
     async def answers(self) -> bool:
-        """Tell whether the database answers a trivial query."""
+        """Tell whether the database answers a trivial query, and its file is still there."""
+        if self.is_sqlite and not self._file_is_there():
+            return False  # open connections would go on, and every write would be lost with them
         try:
             async with self.read() as connection:
                 await connection.execute(text("SELECT 1"))
         except Exception:  # noqa: BLE001 - any driver error means the same: not now
             return False
         return True
+
+    def _file_is_there(self) -> bool:
+        file = self.engine.url.database
+        return file in (None, "", ":memory:") or Path(str(file)).exists()
 
     async def close(self) -> None:
         """Let transactions under way end, and close every connection; new transactions are refused as NotReady."""
