@@ -201,6 +201,7 @@ class Node:
 
     def _inference_router(self) -> Service:
         from services.inference_router.service import InferenceRouterService, RouterOptions
+        from services.runtime.keyring import Keyring
 
         settings = self.settings
         self._router = InferenceRouterService(
@@ -212,6 +213,8 @@ class Node:
                 idle_timeout=settings.timeouts.idle,
                 total_timeout=settings.timeouts.total,
                 default_workspace=settings.default_workspace,
+                catalog_file=settings.data_dir / "catalog.bin",
+                keyring=Keyring.load_or_create(settings.secret_key_file),
             ),
         )
         return self._router
