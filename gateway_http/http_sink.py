@@ -17,9 +17,6 @@ from gateway_http import answers, errors
 from junctor.errors import JunctorError
 from services.runtime.exchange import Call, Head, Headers, Outcome, Source, Verdict
 
-_COPY_LIMIT = 16 * 1024
-"""From this size on a chunk is handed to the transport in parts instead of being copied into one."""
-
 _COMPLETE = Verdict.COMPLETE  # looking up a member of an enum costs more than a global
 _NEW, _HELD, _STREAM, _ERROR, _DONE = range(5)
 
@@ -209,10 +206,9 @@ class HttpSink:
                 raise ValueError("more body than its length says")
             self._left -= len(data)
             transport.write(data)
-        elif len(data) < _COPY_LIMIT:
-            transport.write(b"%x\r\n%b\r\n" % (len(data), data))
         else:
-            transport.writelines((b"%x\r\n" % len(data), data, b"\r\n"))
+            # One piece, copied: `writelines` of some asyncio releases never pauses the protocol.
+            transport.write(b"%x\r\n%b\r\n" % (len(data), data))
 
     def _end_unsent(self, outcome: Outcome) -> None:
         head = self._head

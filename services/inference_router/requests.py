@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from services.inference_router import multipart
 from services.inference_router.headers import request_headers
 from services.inference_router.rewrite import BodyFacts, merge_body, read_body, replace_model
 from services.inference_router.snapshot import Candidate, Provider
-from services.inference_router.target import join_target
+from services.inference_router.target import ProviderBase, join_target
 from services.inference_router.upstream_types import Origin, Timers, UpstreamRequest
 from services.runtime.exchange import Call, Route
 
@@ -69,6 +69,8 @@ class RequestMaker:
     """Makes the requests of all calls; ``timers`` are the router's own where a provider has none."""
 
     timers: Timers
+    _origins: dict[tuple[str, str, int], Origin] = field(default_factory=dict)
+    """Made once for each provider's address: an origin carries its hash and its Host field."""
 
     def routed(self, call: Call, body: CallBody, candidate: Candidate) -> UpstreamRequest:
         """Make the request of a call that was routed by model."""
@@ -86,7 +88,7 @@ class RequestMaker:
     def _make(self, call: Call, provider: Provider, body: bytes, identity: bool) -> UpstreamRequest:
         base = provider.base
         return UpstreamRequest(
-            origin=Origin(base.scheme, base.host, base.port),
+            origin=self._origin(base),
             method=call.method.encode(),
             target=join_target(base, call.path, call.query),
             headers=request_headers(
@@ -99,6 +101,13 @@ class RequestMaker:
             body=body,
             timers=self._timers(call, provider),
         )
+
+    def _origin(self, base: ProviderBase) -> Origin:
+        address = (base.scheme, base.host, base.port)
+        origin = self._origins.get(address)
+        if origin is None:
+            origin = self._origins[address] = Origin(*address)
+        return origin
 
     def _timers(self, call: Call, provider: Provider) -> Timers:
         own = provider.timeouts

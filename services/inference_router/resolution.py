@@ -233,7 +233,7 @@ def _no_secret(ref: str) -> CredentialUnavailable:
 def _list_hint(route: Route, workspace: str) -> str:
     if route is Route.PLAIN:
         return "GET /v1/models lists what can be called."
-    return f"'junctor models list --workspace {workspace}' lists what can be called."
+    return f"'junctor inference models list --workspace {workspace}' lists what can be called."
 
 
 def _shown(text: str) -> str:

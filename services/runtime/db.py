@@ -171,7 +171,7 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
         # The driver must not begin transactions by itself: `began` does, and says which kind.
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON"):
+        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 

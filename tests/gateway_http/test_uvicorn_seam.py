@@ -53,6 +53,8 @@ def test_protocol_overrides_and_uses_only_what_exists() -> None:
         "__init__",
         "__module__",
         "__doc__",
+        "__firstlineno__",  # Python 3.13 and later
+        "__static_attributes__",
     }
     assert hasattr(base, "_unset_keepalive_if_required")
     assert {"connections", "tasks", "total_requests", "default_headers"} <= vars(ServerState()).keys()
