@@ -339,6 +339,7 @@ CLIENT_ENVS: Final[Mapping[str, tuple[str, str]]] = {
     "JUNCTOR_BASE_URL": ("`http://localhost:8080`", "CLI and SDK: the HTTP edge."),
     "JUNCTOR_WORKSPACE": ("`default`", "CLI and SDK: workspace."),
     "JUNCTOR_ACCESS_TOKEN": ("–", "CLI and SDK: access token."),
+    "JUNCTOR_GRPC_TARGET": ("host of the base URL, port 50051", "CLI and SDK: gRPC target for typed calls."),
     "JUNCTOR_CONFIG_FILE": ("`~/.config/junctor/config.toml`", "CLI and SDK: settings file."),
 }
 """Read by the client side alone: variable → default, meaning."""
