@@ -9,7 +9,7 @@ from services.inference_router import resolution, routing
 from services.inference_router.catalog import CatalogKeeper
 from services.inference_router.revisions import wait_for
 from services.inference_router.router import ATTEMPT_CAP, Router
-from services.inference_router.snapshot import Candidate
+from services.inference_router.snapshot import Candidate, VirtualModel
 from services.runtime.exchange import Route
 
 _DETAILS = {
@@ -38,8 +38,8 @@ async def explain(router: Router, keeper: CatalogKeeper, request: pb.ExplainRout
     if request.WhichOneof("target") == "provider":
         _explain_pinned(keeper, request.provider, answer)
         return answer
-    found = _resolve(keeper, request)
-    virtual_model = found.virtual_model
+    virtual_model = _look_up(keeper, request)
+    found = resolution.expand(keeper.catalog, virtual_model)  # also when a call would find every candidate refused
     answer.virtual_model = names.join(virtual_model.workspace, virtual_model.name)
     answer.policy = virtual_model.policy.value
     turn = router.ledger.peek_turn(answer.virtual_model)
@@ -52,15 +52,15 @@ async def explain(router: Router, keeper: CatalogKeeper, request: pb.ExplainRout
     return answer
 
 
-def _resolve(keeper: CatalogKeeper, request: pb.ExplainRouteRequest) -> resolution.Resolution:
+def _look_up(keeper: CatalogKeeper, request: pb.ExplainRouteRequest) -> VirtualModel:
     catalog = keeper.catalog
     match request.WhichOneof("target"):
         case "openai":
-            return resolution.resolve(catalog, Route.OPENAI, request.openai.workspace, model=request.body_model)
+            return resolution.look_up(catalog, Route.OPENAI, request.openai.workspace, model=request.body_model)
         case "model":
-            return resolution.resolve(catalog, Route.MODEL, request.model.workspace, name=request.model.name)
+            return resolution.look_up(catalog, Route.MODEL, request.model.workspace, name=request.model.name)
         case "plain":
-            return resolution.resolve(catalog, Route.PLAIN, request.plain.workspace, model=request.body_model)
+            return resolution.look_up(catalog, Route.PLAIN, request.plain.workspace, model=request.body_model)
     raise MalformedRequest("The request names no target.")
 
 

@@ -6,7 +6,7 @@ candidates is made by ``routing``.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from junctor import names
@@ -60,6 +60,16 @@ def resolve(catalog: Catalog, route: Route, workspace: str, *, name: str = "", m
     Raises :class:`InvalidField` for a name that breaks its rule or means several models, :class:`NoRoute` if
     nothing serves it, :class:`CredentialUnavailable` if only a provider's key is missing.
     """
+    found = expand(catalog, look_up(catalog, route, workspace, name=name, model=model))
+    if not found.groups:
+        raise _nothing_usable(found.virtual_model, found.refused)
+    return found
+
+
+def look_up(
+    catalog: Catalog, route: Route, workspace: str, *, name: str = "", model: str | None = None
+) -> VirtualModel:
+    """Find the virtual model that a call means. Raises :class:`InvalidField`, :class:`NoRoute`."""
     _check_name("workspace", workspace)
     if route is Route.MODEL:
         _check_name("name", name)
@@ -73,7 +83,7 @@ def resolve(catalog: Catalog, route: Route, workspace: str, *, name: str = "", m
         found = catalog.virtual_models.get((workspace, name))
     if found is None:
         raise _no_route(route, workspace, (name if route is not Route.PLAIN else model) or "")
-    return _expand(catalog, found)
+    return found
 
 
 def provider_of(catalog: Catalog, workspace: str, name: str) -> Provider:
@@ -128,7 +138,8 @@ def _of_entity(catalog: Catalog, entity: str) -> VirtualModel | None:
     return found
 
 
-def _expand(catalog: Catalog, start: VirtualModel) -> Resolution:
+def expand(catalog: Catalog, start: VirtualModel) -> Resolution:
+    """Gather the candidates of a virtual model and its fallbacks; no group: every one of them is refused."""
     groups: list[Group] = []
     refused: list[Refused] = []
     seen: set[tuple[str, str]] = set()
@@ -144,8 +155,6 @@ def _expand(catalog: Catalog, start: VirtualModel) -> Resolution:
                 usable.append(candidate)
         if usable:
             groups.append(Group(virtual_model, tuple(usable)))
-    if not groups:
-        raise _nothing_usable(start, refused)
     return Resolution(start, tuple(groups), tuple(refused))
 
 
@@ -215,7 +224,7 @@ def _no_route(route: Route, workspace: str, model: str) -> NoRoute:
     return NoRoute(text, resource=ResourceRef("virtual_model", _shown(ref)))
 
 
-def _nothing_usable(virtual_model: VirtualModel, refused: list[Refused]) -> NoRoute | CredentialUnavailable:
+def _nothing_usable(virtual_model: VirtualModel, refused: Sequence[Refused]) -> NoRoute | CredentialUnavailable:
     ref = names.join(virtual_model.workspace, virtual_model.name)
     for each in refused:
         if each.reason == "no_secret":

@@ -457,12 +457,27 @@ async def test_an_explanation_equals_what_then_happens_in_1000_random_cases(
                     await bench.router.invoke(by_model(name=name, session=session), sink)
                 continue
             said = [each.provider for each in sorted(answer.candidates, key=lambda c: c.position) if each.position]
+            if not said:
+                with pytest.raises(errors.NoRoute):
+                    await bench.router.invoke(by_model(name=name, session=session), sink)
+                continue
             outcome = await bench.router.invoke(by_model(name=name, session=session), sink)
             tried = [attempt.provider for attempt in outcome.attempts]
             assert tried == said[: len(tried)], case
             assert len(tried) == min(len(said), ATTEMPT_CAP) or sink.got is not None
         assert len(good.requests) > 100
         assert len(upstream.requests) > 100
+
+
+async def test_an_explanation_lists_candidates_that_are_all_refused(upstream: ScriptedUpstream) -> None:
+    async with benches() as bench:
+        bench.in_turn(upstream.url)
+        bench.provider("p0", upstream.url, admin_state=pb.ADMIN_STATE_DRAINING)
+        request = rpb.ExplainRouteRequest(model=rpb.ModelTarget(workspace="default", name="chat"))
+        answer = await explain(bench.router, bench.keeper, request)
+        assert [(each.provider, each.position, each.reason) for each in answer.candidates] == [
+            ("default/p0", 0, "draining")
+        ]
 
 
 async def test_an_explanation_gives_a_reason_for_every_candidate(upstream: ScriptedUpstream) -> None:
