@@ -21,6 +21,7 @@ from alembic.config import Config
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
+from sqlalchemy.util import await_only
 
 from junctor.errors import NotReady
 
@@ -133,11 +134,14 @@ def open_database(url: str, *, schema: str) -> Database:
 
 
 async def outlast(work: asyncio.Future[T]) -> T:
-    """Wait for ``work`` to its end, also if the waiting task is cancelled meanwhile; then it is cancelled."""
+    """Wait for ``work`` to its end, however often the waiting task is cancelled meanwhile; then it is cancelled."""
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
-        await asyncio.wait([work])
+        while not work.done():
+            # A server that stops cancels its calls, and the loop that ends cancels them once more.
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.wait([work])
         if not work.cancelled():
             work.exception()  # looked at: it is not reported as lost
         raise
@@ -166,12 +170,25 @@ def _connect_sqlite(path: str, **arguments: Any) -> aiosqlite.Connection:
     return connection
 
 
+def _use_wal(cursor: Any) -> None:
+    """Put the file into WAL mode. Only the first process has to, and SQLite lets none wait for that lock."""
+    for wait in (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0):
+        try:
+            cursor.execute("PRAGMA journal_mode=WAL")
+        except sqlite3.OperationalError:
+            await_only(asyncio.sleep(wait))
+        else:
+            return
+    cursor.execute("PRAGMA journal_mode=WAL")
+
+
 def _prepare_sqlite(engine: AsyncEngine) -> None:
     def connected(connection: Any, _record: object) -> None:
         # The driver must not begin transactions by itself: `began` does, and says which kind.
         connection.isolation_level = None
         cursor = connection.cursor()
-        for pragma in ("journal_mode=WAL", "synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
+        _use_wal(cursor)
+        for pragma in ("synchronous=FULL", "foreign_keys=ON", "secure_delete=ON"):
             cursor.execute(f"PRAGMA {pragma}")
         cursor.close()
 
