@@ -17,13 +17,16 @@ import uvloop
 from services.assembly import Node, private_files
 from services.runtime import telemetry
 from services.runtime.failures import CannotStart
-from services.runtime.limits import raise_open_files
+from services.runtime.limits import raise_open_files, settle_heap
 from services.runtime.server import BindError
 from services.settings import Settings, SettingsError, add_flags
 from services.settings_table import GATEWAY, PORTS
 from services.up.ports import taken
 
 _log = logging.getLogger(__name__)
+
+_SETTLE_SECONDS = 2.0
+"""When everything is imported and started."""
 
 _EPILOG = """examples:
   junctord model-registry --grpc-port 50052
@@ -107,6 +110,7 @@ async def _until_signal(settings: Settings, redactor: telemetry.Redactor, work: 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, _stop_or_end, stop, number)
+    loop.call_later(_SETTLE_SECONDS, settle_heap)
     node = Node(settings)
     for secret in node.secrets:
         redactor.register(secret)
