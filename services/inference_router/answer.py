@@ -24,7 +24,7 @@ ERROR_BODY_LIMIT = 64 * 1024
 ERROR_BODY_SECONDS = 5.0
 """How long a provider may take for the body of an error: its status has said all that decides."""
 DONE_SECONDS = 1.0
-"""How long a provider may leave a stream open after its last event before it is ended for it (issue 4, item 12)."""
+"""How long a provider may leave a stream open after its last event before it is ended for it."""
 
 # Not application/x-ndjson, stream+json and the like: those are streams, and must not be held.
 _JSON = re.compile(rb"\s*(?:application|text)/(?:(?!stream\+)[^;\s]*\+)?json\s*(?:;|$)", re.I).match

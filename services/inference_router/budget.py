@@ -1,4 +1,4 @@
-"""Bounds what retries may add to the load: a token bucket per virtual model and router (issue 4, item 6)."""
+"""Bounds what retries may add to the load: a token bucket per virtual model and router."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Passive health of one (provider, model): when it is out, when it is probed again (issue 4, item 7).
+"""Passive health of one (provider, model): when it is out, when it is probed again.
 
 Immutable states and pure transitions; time (monotonic seconds) is passed in. Being out only *orders* the
 candidates of a call: one that is out is tried after all others, so a single candidate is never out.

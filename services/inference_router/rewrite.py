@@ -23,7 +23,7 @@ from services.inference_router.splice import (
 )
 
 WHOLE_LIMIT = 1024 * 1024
-"""Bytes up to which a JSON answer is held and rewritten whole (issue 4, item 3)."""
+"""Bytes up to which a JSON answer is held and rewritten whole."""
 EARLY_LIMIT = 64 * 1024
 """Bytes at the start of a larger answer in which its top-level ``model`` is still looked for."""
 

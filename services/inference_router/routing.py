@@ -1,4 +1,4 @@
-"""The order in which candidates are tried: one table of policies, then health (issue 4, items 5 and 7).
+"""The order in which candidates are tried: one table of policies, then health.
 
 Pure: chance comes in as ``seed`` and ``turn``, so that the same conditions give the same order again, for
 ExplainRoute and for replaying a receipt.
