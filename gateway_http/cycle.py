@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from time import perf_counter
 
 from gateway_http.http_sink import Connection, HttpSink
 from gateway_http.limits import RequestHead
@@ -27,7 +28,7 @@ class InferenceCycle(HttpSink):
     __slots__ = ("body", "disconnected", "message_event", "more_body", "pieces", "response_started", "task")
 
     def __init__(self, connection: Connection, call: Call, head: RequestHead) -> None:
-        started = connection.loop.time()
+        started = perf_counter()
         super().__init__(connection, call, minor=head.minor, keep_alive=head.keep_alive, started=started)
         self.body = b""
         self.pieces: list[bytes] = []

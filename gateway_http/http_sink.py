@@ -11,6 +11,7 @@ import asyncio
 import http
 import socket
 import struct
+from time import perf_counter
 from typing import Protocol
 
 from gateway_http import answers, errors
@@ -162,7 +163,7 @@ class HttpSink:
             return
         lines = [STATUS_LINES[head.status], self._own_lines()]
         if upstream_seconds is not None:
-            own = self.connection.loop.time() - self.started - upstream_seconds
+            own = perf_counter() - self.started - upstream_seconds
             lines.append(b"server-timing: junctor;dur=%.2f\r\n" % max(0.0, own * 1000))
         lines += [b"%b: %b\r\n" % field for field in self._fields]
         lines.append(self._framing(head))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from time import perf_counter
 from typing import Any
 
 from uvicorn.config import Config
@@ -217,7 +218,7 @@ class EdgeProtocol(HttpToolsProtocol):
             cycle.call.body = pieces[0] if len(pieces) == 1 else b"".join(pieces)
         cycle.pieces = []
         cycle.more_body = False
-        cycle.started = self.loop.time()
+        cycle.started = perf_counter()
         task = self.loop.create_task(self._serve(cycle))
         cycle.task = task
         self.tasks.add(task)
