@@ -164,8 +164,10 @@ async def test_what_can_be_called_where_and_why(junctor: Run, serving: ScriptedU
     assert unreachable.stderr.endswith("name its address with --grpc-target HOST:PORT\n")
     await junctor("inference", "providers", "drain", "up")
     async with asyncio.timeout(20):
-        while "draining" not in (await junctor("inference", "explain", MODEL, "-o", "table")).stdout:
+        while (done := await junctor("inference", "explain", MODEL, code=None)).exit_code == 0:
             await asyncio.sleep(0.01)
+    assert "draining" in done.stdout
+    assert done.stderr == "junctor: nothing would serve this call now\n"
 
 
 @pytest.mark.parametrize("verb", ["get", "post", "put", "patch", "delete"])
