@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import shutil
 import sys
 from collections.abc import Mapping, Sequence
 from importlib.metadata import version
+from pathlib import Path
 from typing import Annotated, Any
 
 import httpx
@@ -24,7 +26,7 @@ from services.up.detect import detect
 from services.up.edge import EdgeRefused
 from services.up.findings import State
 from services.up.register import NAME, WORKSPACE, register_demo
-from services.up.screen import Facts, reachable_url, render
+from services.up.screen import Facts, program_name, reachable_url, render
 
 READY_SECONDS = 30.0
 """How long the screen waits for the services; they go on starting after it."""
@@ -33,8 +35,6 @@ _MODELS_SECONDS = 2.0
 _POLL_SECONDS = 0.02
 
 _log = logging.getLogger(__name__)
-
-Text = Annotated[str | None, typer.Option()]
 
 
 def command(  # noqa: PLR0913, PLR0917 - one parameter per flag
@@ -142,6 +142,7 @@ async def _prepare(node: Node, settings: Settings, demo: RunningDemo | None) -> 
         models=models,
         detected=found,
         version=version("junctor"),
+        program=program_name(shutil.which("junctor"), Path(sys.argv[0]), Path.cwd()),
     )
 
 

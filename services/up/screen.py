@@ -5,9 +5,11 @@ Only what cannot be broken (an id, a path) may be longer than a line.
 
 from __future__ import annotations
 
+import shlex
 import textwrap
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from junctor import names
 
@@ -37,6 +39,20 @@ class Facts:
     auth: bool = False
     """Callers need a token."""
     version: str = ""
+    program: str = "junctor"
+    """How the user's shell finds the command line."""
+
+
+def program_name(found: str | None, running: Path, folder: Path) -> str:
+    """Write ``junctor`` as the user has to type it in ``folder``.
+
+    ``found`` is what a shell finds under that name, ``running`` the script that runs now. They differ when it was
+    started from a virtual environment that is not active, as ``make up`` does.
+    """
+    if found is not None and Path(found).resolve() == running.resolve():
+        return "junctor"
+    script = running.absolute()
+    return shlex.quote(str(script.relative_to(folder)) if script.is_relative_to(folder) else str(script))
 
 
 def render(facts: Facts, *, colour: bool = False) -> str:
@@ -96,9 +112,9 @@ def _calls(facts: Facts, model: str) -> Iterator[str]:
     workspace, name = names.split(model)
     short = name if workspace == "default" else model
     if facts.url in (DEFAULT_URL, "http://localhost:8080"):
-        yield f"  junctor chat {short} 'Hello'"
+        yield f"  {facts.program} chat {short} 'Hello'"
     else:
-        yield f"  junctor chat {short} 'Hello' \\"
+        yield f"  {facts.program} chat {short} 'Hello' \\"
         yield f"    --base-url {facts.url}"
 
 

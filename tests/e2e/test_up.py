@@ -80,8 +80,8 @@ async def routes(junctor: Up, workspace: str = "default") -> None:
 
 
 async def in_bash(text: str, folder: Path) -> tuple[int, str]:
-    """Paste text into bash; return the exit code and what came out."""
-    environ = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}", "NO_PROXY": "*"}
+    """Paste text into the shell that junctor was started from; return the exit code and what came out."""
+    environ = os.environ | {"NO_PROXY": "*"}
     shell = await asyncio.create_subprocess_exec(
         "bash", "-c", text, cwd=folder, env=environ, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
     )
@@ -94,7 +94,7 @@ def commands(screen: str) -> dict[str, str]:
     lines = screen.replace("\\\n", "\\\0").splitlines()
     found = {}
     for number, line in enumerate(lines):
-        word = line.strip().partition(" ")[0]
+        word = line.strip().partition(" ")[0].rpartition("/")[2]
         if word in ("curl", "junctor", "export") and line.startswith("  "):
             block = line
             while block.count("'") % 2:  # an open quote goes on

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from services.up.ports import Process, listener, taken
-from services.up.screen import Facts, best_model, reachable_url, render
+from services.up.screen import Facts, best_model, program_name, reachable_url, render
 
 DEMO = ("default/demo-echo-1", "default/demo-embed-1")
 
@@ -148,3 +148,18 @@ def test_a_process_is_found_in_the_tables_of_the_system(tmp_path: Path) -> None:
 
 def test_a_port_whose_holder_is_unknown_is_still_one_line(tmp_path: Path) -> None:
     assert taken(8080, "--grpc-port", proc=tmp_path) == "port 8080 is taken; use --grpc-port"
+
+
+@pytest.mark.parametrize(
+    ("found", "running", "expected"),
+    [
+        pytest.param("/usr/bin/junctor", "/usr/bin/junctor", "junctor", id="on the path"),
+        pytest.param(None, "/home/me/code/.venv/bin/junctor", ".venv/bin/junctor", id="below the folder"),
+        pytest.param(
+            "/usr/bin/junctor", "/home/me/code/.venv/bin/junctor", ".venv/bin/junctor", id="another one found"
+        ),
+        pytest.param(None, "/opt/my tools/bin/junctor", "'/opt/my tools/bin/junctor'", id="elsewhere, with a space"),
+    ],
+)
+def test_the_command_is_written_as_the_shell_finds_it(found: str | None, running: str, expected: str) -> None:
+    assert program_name(found, Path(running), Path("/home/me/code")) == expected
