@@ -53,6 +53,7 @@ ROWS: dict[str, Row] = {
     "PEER_UNAVAILABLE": Row(503, "overloaded_error", "peer_unavailable"),
     "NOT_READY": Row(503, "overloaded_error", "not_ready"),
     "REVISION_NOT_REACHED": Row(503, "overloaded_error", "revision_not_reached"),
+    "STORE_UNAVAILABLE": Row(503, "overloaded_error", "store_unavailable"),
     "TOO_LARGE": Row(413, "request_too_large", "too_large"),
     "NOT_SUPPORTED": Row(501, "invalid_request_error", "not_supported"),
     "INTERNAL": Row(500, "api_error", "internal"),

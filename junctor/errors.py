@@ -9,7 +9,8 @@
     ├── Aborted                  StaleVersion · WatcherTooSlow
     ├── WatchExpired
     ├── Unauthenticated · PermissionDenied
-    ├── Unavailable              Overloaded · PeerUnavailable · NotReady · RevisionNotReached
+    ├── Unavailable              Overloaded · PeerUnavailable · NotReady · RevisionNotReached ·
+    │                            StoreUnavailable
     ├── TooLarge · NotSupported · InternalError
     └── UpstreamError            UpstreamUnreachable · UpstreamTimeout · UpstreamInvalid ·
                                  UpstreamRejected · StreamBroken
@@ -215,6 +216,15 @@ class RevisionNotReached(Unavailable):
     """The catalog did not reach ``min_revision`` in time."""
 
     reason = "REVISION_NOT_REACHED"
+
+
+class StoreUnavailable(Unavailable):
+    """A service's database refuses for now; ``metadata["cause"]``: ``full``, ``io_error``, ``busy``, ``unreachable``.
+
+    A write that fails so may have been done all the same: repeat it with the same ``request_id``, or read first.
+    """
+
+    reason = "STORE_UNAVAILABLE"
 
 
 class TooLarge(JunctorError):

@@ -35,6 +35,7 @@ CODES: dict[str, grpc.StatusCode] = {
     "WATCHER_TOO_SLOW": grpc.StatusCode.ABORTED,
     "TOO_LARGE": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "REVISION_NOT_REACHED": grpc.StatusCode.UNAVAILABLE,
+    "STORE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
     "UPSTREAM_UNREACHABLE": grpc.StatusCode.UNAVAILABLE,
     "UPSTREAM_TIMEOUT": grpc.StatusCode.DEADLINE_EXCEEDED,
     "UPSTREAM_INVALID": grpc.StatusCode.UNAVAILABLE,

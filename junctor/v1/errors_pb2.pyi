@@ -82,6 +82,11 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     """The operation is not offered by this service. UNIMPLEMENTED."""
     ERROR_REASON_INTERNAL: _ErrorReason.ValueType  # 28
     """A fault of junctor itself; the text says nothing, the log has it under the request id. INTERNAL."""
+    ERROR_REASON_STORE_UNAVAILABLE: _ErrorReason.ValueType  # 29
+    """The service's database refuses for now: metadata "cause" is "full", "io_error", "busy" or "unreachable".
+    A write that fails so may have been done all the same: repeat it with the same request_id, or read first.
+    UNAVAILABLE with RetryInfo.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reason in the google.rpc.ErrorInfo of every failed call. Its domain is "junctor" when junctor itself
@@ -149,4 +154,9 @@ ERROR_REASON_NOT_SUPPORTED: ErrorReason.ValueType  # 27
 """The operation is not offered by this service. UNIMPLEMENTED."""
 ERROR_REASON_INTERNAL: ErrorReason.ValueType  # 28
 """A fault of junctor itself; the text says nothing, the log has it under the request id. INTERNAL."""
+ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 29
+"""The service's database refuses for now: metadata "cause" is "full", "io_error", "busy" or "unreachable".
+A write that fails so may have been done all the same: repeat it with the same request_id, or read first.
+UNAVAILABLE with RetryInfo.
+"""
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015
