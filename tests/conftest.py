@@ -1,13 +1,16 @@
-"""Fixtures that every test may use: a running junctor and a scripted provider."""
+"""Fixtures that every test may use: a running junctor, a scripted provider, and both database engines."""
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
+import pytest
 import pytest_asyncio
 
+from tests import postgres as postgres_server
 from tests.cluster import Cluster, running
+from tests.postgres import Postgres
 from tests.upstream import ScriptedUpstream
 
 
@@ -23,3 +26,35 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
     """All services and the edge, on free ports, with nothing in them."""
     async with running(tmp_path) as running_cluster:
         yield running_cluster
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[Postgres]:
+    """A PostgreSQL server, started by the first test that asks for it and stopped after the last test."""
+    with postgres_server.running() as server:
+        yield server
+
+
+@pytest.fixture
+def postgres_url(postgres: Postgres) -> Iterator[str]:
+    """The URL of an empty PostgreSQL database of the test's own, as ``JUNCTOR_DATABASE_URL`` takes it."""
+    with postgres.database() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def engine_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+    """Each engine in turn: a function from a store's name to its URL, the same one each time.
+
+    SQLite has a file per store; on PostgreSQL every store has the same URL and a schema of its own.
+    """
+    if request.param == "sqlite":
+        return lambda store: f"sqlite:///{tmp_path / store}.sqlite"
+    url: str = request.getfixturevalue("postgres_url")
+    return lambda _store: url
+
+
+@pytest.fixture
+def store_url(engine_url: Callable[[str], str]) -> str:
+    """Each engine in turn: the URL of one empty store."""
+    return engine_url("store")

