@@ -253,7 +253,9 @@ class ProviderTls(_message.Message):
     ca_bundle_pem: _builtins.str
     """PEM bundle that replaces the system's authorities."""
     client_certificate_secret_name: _builtins.str
-    """Secret that holds the client certificate and its key as PEM."""
+    """Secret that holds the client certificate and its key: PEM with its line ends written as `\\n`, or the base64 of
+    the PEM file.
+    """
     server_name: _builtins.str
     """Name to verify instead of the host of host_url."""
     def __init__(
@@ -672,8 +674,11 @@ class CreateProviderRequest(_message.Message):
 
     PROVIDER_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call idempotent: the same id again returns the first answer. At most 64 characters; kept 24 h."""
+    validate_only: _builtins.bool
+    """Check the fields and answer with what was sent, without looking anything up or writing."""
     @_builtins.property
     def provider(self) -> Global___Provider:
         """Fields that the server or discovery sets are ignored."""
@@ -683,10 +688,11 @@ class CreateProviderRequest(_message.Message):
         *,
         provider: Global___Provider | None = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider", "request_id", b"request_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider", "request_id", b"request_id", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -701,8 +707,11 @@ class UpdateProviderRequest(_message.Message):
     PROVIDER_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
     ALLOW_MISSING_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     allow_missing: _builtins.bool
     """Create it when it does not exist."""
+    validate_only: _builtins.bool
+    """Check the fields and answer with what was sent, without looking anything up or writing."""
     @_builtins.property
     def provider(self) -> Global___Provider:
         """`workspace` and `name` find it; `resource_version`, if given, must be the newest."""
@@ -717,10 +726,11 @@ class UpdateProviderRequest(_message.Message):
         provider: Global___Provider | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
         allow_missing: _builtins.bool = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["provider", b"provider", "update_mask", b"update_mask"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_missing", b"allow_missing", "provider", b"provider", "update_mask", b"update_mask"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allow_missing", b"allow_missing", "provider", b"provider", "update_mask", b"update_mask", "validate_only", b"validate_only"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -738,6 +748,7 @@ class UpdateProviderStatusRequest(_message.Message):
     STATUS_MESSAGE_FIELD_NUMBER: _builtins.int
     SERVED_MODELS_FIELD_NUMBER: _builtins.int
     MODEL_DEPLOYMENT_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     workspace: _builtins.str
     """The provider's workspace."""
     name: _builtins.str
@@ -748,6 +759,8 @@ class UpdateProviderStatusRequest(_message.Message):
     """The new message."""
     model_deployment_id: _builtins.str
     """The new deployment."""
+    validate_only: _builtins.bool
+    """Check the fields and answer with what was sent, without looking anything up or writing."""
     @_builtins.property
     def served_models(self) -> Global___ServedModelList:
         """The new served models."""
@@ -761,10 +774,11 @@ class UpdateProviderStatusRequest(_message.Message):
         status_message: _builtins.str | None = ...,
         served_models: Global___ServedModelList | None = ...,
         model_deployment_id: _builtins.str | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_model_deployment_id", b"_model_deployment_id", "_status", b"_status", "_status_message", b"_status_message", "model_deployment_id", b"model_deployment_id", "served_models", b"served_models", "status", b"status", "status_message", b"status_message"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model_deployment_id", b"_model_deployment_id", "_status", b"_status", "_status_message", b"_status_message", "model_deployment_id", b"model_deployment_id", "name", b"name", "served_models", b"served_models", "status", b"status", "status_message", b"status_message", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_model_deployment_id", b"_model_deployment_id", "_status", b"_status", "_status_message", b"_status_message", "model_deployment_id", b"model_deployment_id", "name", b"name", "served_models", b"served_models", "status", b"status", "status_message", b"status_message", "validate_only", b"validate_only", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__model_deployment_id: _TypeAlias = _typing.Literal["model_deployment_id"]  # noqa: Y015
     _WhichOneofArgType__model_deployment_id: _TypeAlias = _typing.Literal["_model_deployment_id", b"_model_deployment_id"]  # noqa: Y015

@@ -193,10 +193,13 @@ class CreateSecretRequest(_message.Message):
     SECRET_FIELD_NUMBER: _builtins.int
     VALUE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     value: _builtins.str
     """The value: 1 to 65,536 bytes of printable text without CR, LF and NUL."""
     request_id: _builtins.str
     """Makes the call idempotent: the same id again returns the first answer. At most 64 characters; kept 24 h."""
+    validate_only: _builtins.bool
+    """Check the fields and answer with what was sent, without looking anything up or writing."""
     @_builtins.property
     def secret(self) -> Global___Secret:
         """Only workspace, name and description are taken."""
@@ -207,10 +210,11 @@ class CreateSecretRequest(_message.Message):
         secret: Global___Secret | None = ...,
         value: _builtins.str = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["secret", b"secret"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "secret", b"secret", "value", b"value"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "secret", b"secret", "validate_only", b"validate_only", "value", b"value"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -227,6 +231,7 @@ class UpdateSecretRequest(_message.Message):
     VALUE_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     RESOURCE_VERSION_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     workspace: _builtins.str
     """The secret's workspace."""
     name: _builtins.str
@@ -237,6 +242,8 @@ class UpdateSecretRequest(_message.Message):
     """The new description."""
     resource_version: _builtins.str
     """If given, must be the newest."""
+    validate_only: _builtins.bool
+    """Check the fields and answer with what was sent, without looking anything up or writing."""
     def __init__(
         self,
         *,
@@ -245,10 +252,11 @@ class UpdateSecretRequest(_message.Message):
         value: _builtins.str | None = ...,
         description: _builtins.str | None = ...,
         resource_version: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_value", b"_value", "description", b"description", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_value", b"_value", "description", b"description", "name", b"name", "resource_version", b"resource_version", "value", b"value", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_value", b"_value", "description", b"description", "name", b"name", "resource_version", b"resource_version", "validate_only", b"validate_only", "value", b"value", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015

@@ -242,9 +242,9 @@ class VirtualModel(_message.Message):
     override_proxy: _builtins.bytes
     """JSON, kept for compatible clients."""
     entity_id: _builtins.str
-    """Kept for compatible clients. Set by the server."""
+    """Kept for compatible clients, which REST shows `id` here; not set."""
     parent: _builtins.str
-    """Kept for compatible clients. Set by the server."""
+    """Kept for compatible clients, which REST shows an empty text here; not set."""
     created_by: _builtins.str
     """Who created it; empty with auth off. Set by the server."""
     updated_by: _builtins.str
@@ -444,8 +444,11 @@ class CreateVirtualModelRequest(_message.Message):
 
     VIRTUAL_MODEL_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call idempotent: the same id again returns the first answer. At most 64 characters; kept 24 h."""
+    validate_only: _builtins.bool
+    """Check the fields and answer with what was sent, without looking anything up or writing."""
     @_builtins.property
     def virtual_model(self) -> Global___VirtualModel:
         """Fields that the server sets are ignored."""
@@ -455,10 +458,11 @@ class CreateVirtualModelRequest(_message.Message):
         *,
         virtual_model: Global___VirtualModel | None = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["virtual_model", b"virtual_model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "virtual_model", b"virtual_model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "validate_only", b"validate_only", "virtual_model", b"virtual_model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -472,6 +476,9 @@ class UpdateVirtualModelRequest(_message.Message):
 
     VIRTUAL_MODEL_FIELD_NUMBER: _builtins.int
     UPDATE_MASK_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    validate_only: _builtins.bool
+    """Check the fields and answer with what was sent, without looking anything up or writing."""
     @_builtins.property
     def virtual_model(self) -> Global___VirtualModel:
         """`workspace` and `name` find it; `resource_version`, if given, must be the newest."""
@@ -485,10 +492,11 @@ class UpdateVirtualModelRequest(_message.Message):
         *,
         virtual_model: Global___VirtualModel | None = ...,
         update_mask: _field_mask_pb2.FieldMask | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask", "virtual_model", b"virtual_model"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask", "virtual_model", b"virtual_model"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["update_mask", b"update_mask", "validate_only", b"validate_only", "virtual_model", b"virtual_model"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

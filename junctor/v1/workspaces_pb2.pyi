@@ -176,8 +176,11 @@ class CreateWorkspaceRequest(_message.Message):
 
     WORKSPACE_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
     request_id: _builtins.str
     """Makes the call idempotent: the same id again returns the first answer. At most 64 characters; kept 24 h."""
+    validate_only: _builtins.bool
+    """Check the fields and answer with what was sent, without looking anything up or writing."""
     @_builtins.property
     def workspace(self) -> Global___Workspace:
         """Only `name` and `description` are taken."""
@@ -187,10 +190,11 @@ class CreateWorkspaceRequest(_message.Message):
         *,
         workspace: Global___Workspace | None = ...,
         request_id: _builtins.str = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["workspace", b"workspace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request_id", b"request_id", "validate_only", b"validate_only", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -203,6 +207,9 @@ class UpdateWorkspaceRequest(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     WORKSPACE_FIELD_NUMBER: _builtins.int
+    VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    validate_only: _builtins.bool
+    """Check the fields and answer with what was sent, without looking anything up or writing."""
     @_builtins.property
     def workspace(self) -> Global___Workspace:
         """`name` finds it, `description` is written; `resource_version`, if given, must be the newest."""
@@ -211,10 +218,11 @@ class UpdateWorkspaceRequest(_message.Message):
         self,
         *,
         workspace: Global___Workspace | None = ...,
+        validate_only: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["workspace", b"workspace"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["validate_only", b"validate_only", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
