@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import sys
 from typing import Annotated, Any
 
@@ -51,6 +52,7 @@ def rotate_keys(
     flags: dict[str, Any] = {"data_dir": data_dir, "database_url": database_url, "config": config}
     settings = load(flags, ("provider-registry",), program=_PROGRAM)
     private_files()
+    logging.basicConfig(handlers=[logging.NullHandler()])  # what is wrong is said once, below
     try:
         done = asyncio.run(_rotate(settings, keep_old=keep_old))
     except (KeyFileError, RotationFailed, StoreUnusable) as error:

@@ -24,6 +24,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_en
 from sqlalchemy.util import await_only
 
 from junctor.errors import NotReady
+from services.runtime.db_errors import connecting, refusals
 
 _BUSY_SECONDS = 10
 """How long SQLite waits for another process's write lock before it gives up."""
@@ -46,7 +47,13 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that sees one state of the store and writes nothing."""
+        """A transaction that sees one state of the store and writes nothing. Raises StoreUnavailable."""
+        with refusals():
+            async with self._reading() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def _reading(self) -> AsyncIterator[AsyncConnection]:
         async with self._connection() as connection:
             if not self.is_sqlite:
                 await connection.execution_options(isolation_level="REPEATABLE READ")
@@ -55,7 +62,16 @@ class Database:
 
     @asynccontextmanager
     async def write(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that writes: all of it is committed when the block ends, or nothing of it."""
+        """A transaction that writes: all of it is committed when the block ends, or nothing of it.
+
+        Raises StoreUnavailable; when that comes of the commit, the write may have been done all the same.
+        """
+        with refusals():
+            async with self._writing() as connection:
+                yield connection
+
+    @asynccontextmanager
+    async def _writing(self) -> AsyncIterator[AsyncConnection]:
         async with self._writer, self._connection() as connection:
             await connection.execution_options(junctor_write=True)
             async with connection.begin():
@@ -71,7 +87,8 @@ class Database:
             # A caller may leave at any time; an opening cut half-way would leak the driver's thread and file.
             opening = asyncio.ensure_future(connection.start())
             try:
-                await outlast(opening)
+                with connecting():
+                    await outlast(opening)
                 yield connection
             finally:
                 if opening.exception() is None:  # else there is nothing to close, and trying would hide why
@@ -84,7 +101,7 @@ class Database:
     async def migrate(self, migrations: Path) -> None:
         """Bring the schema to the newest revision of the Alembic folder ``migrations``."""
         # In one write transaction: of two processes that start together, the second finds everything done.
-        async with self.write() as tx:
+        async with self._writing() as tx:  # at start, `opening` says what is wrong
             if not self.is_sqlite:
                 name = {"name": f"junctor.{self.schema}"}
                 await tx.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), name)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from alembic.util.exc import CommandError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
+from junctor.errors import StoreUnavailable
 from services.runtime.db import Database
 from services.runtime.failures import CannotStart
 
@@ -24,6 +25,12 @@ def opening(database: Database) -> Iterator[None]:
     """Raise StoreUnusable for whatever the block's use of ``database`` fails with."""
     try:
         yield
+    except StoreUnavailable as error:
+        cause = error.__cause__
+        if isinstance(cause, OSError):
+            raise StoreUnusable(f"cannot reach {_place(database)}: {cause.strerror}") from error
+        why = getattr(cause, "orig", None) or cause or error
+        raise StoreUnusable(f"cannot use {_place(database)}: {_first_line(why)}") from error
     except CommandError as error:  # a revision that this release does not know
         raise StoreUnusable(f"{_place(database)} was written by another release: {_first_line(error)}") from error
     except DBAPIError as error:
@@ -41,5 +48,5 @@ def _place(database: Database) -> str:
     return f"the database {url.database} on {url.host or url.query.get('host', 'localhost')}"
 
 
-def _first_line(error: BaseException) -> str:
+def _first_line(error: object) -> str:
     return (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
