@@ -11,6 +11,7 @@ import pytest_asyncio
 from tests import postgres as postgres_server
 from tests.cluster import Cluster, running
 from tests.postgres import Postgres
+from tests.stores import ON_POSTGRESQL, url_of
 from tests.upstream import ScriptedUpstream
 
 
@@ -43,15 +44,23 @@ def postgres_url(postgres: Postgres) -> Iterator[str]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def engine_url(request: pytest.FixtureRequest, tmp_path: Path) -> Callable[[str], str]:
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    """Each engine in turn: where ``tests.stores.open_store`` has the stores of the test's folder. Returns its name.
+
+    A module whose tests hold for both says ``pytestmark = pytest.mark.usefixtures("engine")``.
+    """
+    if request.param == "postgresql":
+        (tmp_path / ON_POSTGRESQL).write_text(request.getfixturevalue("postgres_url"))
+    return str(request.param)
+
+
+@pytest.fixture
+def engine_url(engine: str, tmp_path: Path) -> Callable[[str], str]:
     """Each engine in turn: a function from a store's name to its URL, the same one each time.
 
     SQLite has a file per store; on PostgreSQL every store has the same URL and a schema of its own.
     """
-    if request.param == "sqlite":
-        return lambda store: f"sqlite:///{tmp_path / store}.sqlite"
-    url: str = request.getfixturevalue("postgres_url")
-    return lambda _store: url
+    return lambda store: url_of(tmp_path, store)
 
 
 @pytest.fixture

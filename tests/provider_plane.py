@@ -27,8 +27,8 @@ from services.provider_registry.secrets import Keyring
 from services.provider_registry.service import ProviderRegistryService
 from services.runtime.addresses import AddressPolicy
 from services.runtime.auth import Access, Secret, token_metadata
-from services.runtime.db import open_database
 from services.runtime.server import create_server
+from tests.stores import open_store
 
 TOKEN = Secret("a service token that is long enough for a test")
 POLICY = {
@@ -149,13 +149,13 @@ async def running(
     back.add(model_registry_pb2_grpc.add_ProviderSyncServicer_to_server, models)
     back_peer = open_peer(f"127.0.0.1:{await back.start('127.0.0.1', 0)}", name="model_registry", metadata=token())
     front = create_server(policy=POLICY, token=TOKEN)
-    access = AccessControlService(open_database(f"sqlite:///{folder / 'access_control.sqlite'}", schema="access"))
+    access = AccessControlService(open_store(folder, "access_control"))
     access.register(front)
     port = await front.start("127.0.0.1", 0)
     front_peer = open_peer(f"127.0.0.1:{port}", name="access_control")
     mine = create_server(policy=POLICY, token=TOKEN)
     service = ProviderRegistryService(
-        open_database(f"sqlite:///{folder / 'provider_registry.sqlite'}", schema="provider_registry"),
+        open_store(folder, "provider_registry"),
         keyring=Keyring.load_or_create(folder / "config" / "secret.key"),
         access_control=front_peer,
         model_registry=back_peer,

@@ -1,4 +1,4 @@
-"""The real registries on one server, on files of their own, and the REST surface in front of them."""
+"""The real registries on one server, with stores of their own, and the REST surface in front of them."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from services.provider_registry.secrets import Keyring
 from services.provider_registry.service import ProviderRegistryService
 from services.runtime.addresses import AddressPolicy
 from services.runtime.auth import Access, load_or_create_token, token_metadata
-from services.runtime.db import open_database
 from services.runtime.server import create_server
+from tests.stores import open_store
 
 PUBLIC = ("Workspaces", "ModelRegistry", "VirtualModels", "ProviderRegistry", "SecretStore")
 
 
 @asynccontextmanager
 async def registry_stack(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """Run the registries with their files in ``folder``; the client talks to their REST surface."""
+    """Run the registries with their stores and files in ``folder``; the client talks to their REST surface."""
     token = load_or_create_token(folder / "service.token")
     policy = {f"junctor.v1.{name}": Access.PUBLIC for name in PUBLIC}
     server = create_server(policy=policy, token=token)
@@ -38,12 +38,10 @@ async def registry_stack(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
         peer = open_peer(f"127.0.0.1:{port}", name="registries", metadata=token_metadata(token))
         stack.push_async_callback(peer.close)
         services = [
-            AccessControlService(open_database(f"sqlite:///{folder}/access.sqlite", schema="access_control")),
-            ModelRegistryService(
-                open_database(f"sqlite:///{folder}/models.sqlite", schema="model_registry"), access_control=peer
-            ),
+            AccessControlService(open_store(folder, "access_control")),
+            ModelRegistryService(open_store(folder, "model_registry"), access_control=peer),
             ProviderRegistryService(
-                open_database(f"sqlite:///{folder}/providers.sqlite", schema="provider_registry"),
+                open_store(folder, "provider_registry"),
                 keyring=Keyring.load_or_create(folder / "secret.key"),
                 access_control=peer,
                 model_registry=peer,

@@ -1,4 +1,4 @@
-"""Stores on SQLite files, a follower's table, and registries on loopback: what the tests of the stores share."""
+"""Stores on either engine, a follower's table, and registries on loopback: what the tests of the stores share."""
 
 from __future__ import annotations
 
@@ -21,10 +21,25 @@ BOUND = 20.0
 """Seconds; only ends a test that would hang."""
 
 
+ON_POSTGRESQL = "postgresql.url"
+"""A folder of stores with a file of this name has them in the PostgreSQL database whose URL is in the file."""
+
+
+def url_of(folder: Path, store: str) -> str:
+    """The URL of one store of a folder: a SQLite file in it, unless the folder is marked as on PostgreSQL."""
+    marked = folder / ON_POSTGRESQL
+    return marked.read_text() if marked.exists() else f"sqlite:///{folder / store}.sqlite"
+
+
+def open_store(folder: Path, store: str) -> Database:
+    """The store of that name in a folder; on PostgreSQL its name is its schema."""
+    return open_database(url_of(folder, store), schema=store)
+
+
 @asynccontextmanager
-async def database(file: Path, migrations: Path) -> AsyncIterator[Database]:
-    """A migrated SQLite store."""
-    opened = open_database(f"sqlite:///{file}", schema="test")
+async def database(folder: Path, store: str, migrations: Path) -> AsyncIterator[Database]:
+    """A migrated store."""
+    opened = open_store(folder, store)
     try:
         await opened.migrate(migrations)
         yield opened
@@ -35,14 +50,14 @@ async def database(file: Path, migrations: Path) -> AsyncIterator[Database]:
 @asynccontextmanager
 async def model_stores(folder: Path) -> AsyncIterator[ModelStores]:
     """The store of a model registry."""
-    async with database(folder / "models.db", MODEL_MIGRATIONS) as opened:
+    async with database(folder, "model_registry", MODEL_MIGRATIONS) as opened:
         yield ModelStores(Feed(opened))
 
 
 @asynccontextmanager
 async def workspace_store(folder: Path) -> AsyncIterator[WorkspaceStore]:
     """The store of access control, with its built-in workspaces."""
-    async with database(folder / "workspaces.db", WORKSPACE_MIGRATIONS) as opened:
+    async with database(folder, "access_control", WORKSPACE_MIGRATIONS) as opened:
         store = WorkspaceStore(opened)
         await store.seed()
         yield store

@@ -16,14 +16,15 @@ from junctor.v1 import workspaces_pb2 as pb
 from services.access_control.service import SERVICES, AccessControlService
 from services.access_control.store import BUILT_IN
 from services.runtime.auth import Access
-from services.runtime.db import open_database
 from services.runtime.server import create_server
-from tests.stores import BOUND
+from tests.stores import BOUND, open_store
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 @asynccontextmanager
 async def running(folder: Path) -> AsyncIterator[tuple[AccessControlService, workspaces_pb2_grpc.WorkspacesAsyncStub]]:
-    service = AccessControlService(open_database(f"sqlite:///{folder / 'access.db'}", schema="access_control"))
+    service = AccessControlService(open_store(folder, "access_control"))
     server = create_server(policy=dict.fromkeys(SERVICES, Access.PUBLIC), token=None)
     service.register(server)
     await service.start()

@@ -20,9 +20,10 @@ from services.access_control.servicer import WorkspacesServicer
 from services.access_control.store import WorkspaceStore
 from services.model_registry.service import SERVICES, ModelRegistryService
 from services.runtime.auth import Access
-from services.runtime.db import open_database
 from services.runtime.server import create_server
-from tests.stores import BOUND, serving, until, workspace_store
+from tests.stores import BOUND, open_store, serving, until, workspace_store
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 class Running:
@@ -51,7 +52,7 @@ class Running:
 @asynccontextmanager
 async def model_registry(folder: Path, access_control: int) -> AsyncIterator[Running]:
     workspaces = open_peer(f"127.0.0.1:{access_control}", name="access_control")
-    database = open_database(f"sqlite:///{folder / 'registry.db'}", schema="model_registry")
+    database = open_store(folder, "model_registry")
     service = ModelRegistryService(database, access_control=workspaces)
     server = create_server(policy=dict.fromkeys(SERVICES, Access.PUBLIC), token=None)
     service.register(server)

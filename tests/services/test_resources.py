@@ -19,11 +19,11 @@ from junctor.errors import InvalidField, ResourceExists, ResourceNotFound, Stale
 from junctor.v1 import model_registry_pb2 as pb
 from services.model_registry.store import MIGRATIONS, ModelStores
 from services.runtime.changes import CHANGES
-from services.runtime.db import Database, open_database
 from services.runtime.paging import ListQuery
 from services.runtime.resources import REQUEST_ID_LIMIT, ResourceStore
-from tests.stores import BOUND, model_stores, until
+from tests.stores import BOUND, model_stores, open_store, until, url_of
 
+pytestmark = pytest.mark.usefixtures("engine")
 Models = ResourceStore[pb.Model]
 
 
@@ -236,8 +236,7 @@ async def test_idle_watchers_and_readers_hold_no_connection(models: Models) -> N
 
 
 async def test_a_writer_of_another_process_is_waited_for(tmp_path: Path, models: Models) -> None:
-    url = f"sqlite:///{tmp_path / 'models.db'}"
-    other: Database = open_database(url, schema="test")
+    other = open_store(tmp_path, "model_registry")
     try:
         async with other.write() as tx:
             await tx.execute(sa.text("UPDATE revision SET value = value + 1"))
@@ -256,7 +255,7 @@ from services.model_registry.store import MIGRATIONS
 from services.runtime.db import open_database
 
 async def main():
-    database = open_database(f"sqlite:///{sys.argv[1]}", schema="test")
+    database = open_database(sys.argv[1], schema="test")
     print("ready", flush=True)
     sys.stdin.readline()
     await database.migrate(MIGRATIONS)
@@ -267,12 +266,12 @@ asyncio.run(main())
 
 
 def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
-    def start(file: Path) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", STARTER, str(file)]
+    def start(url: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", STARTER, url]
         pipe = subprocess.PIPE
         return subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=pipe, text=True)
 
-    started = [start(tmp_path / "store.db") for _ in range(4)]
+    started = [start(url_of(tmp_path, "store")) for _ in range(4)]
     for process in started:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
@@ -286,7 +285,7 @@ def test_processes_that_start_together_migrate_once(tmp_path: Path) -> None:
 
 async def test_migrating_again_changes_nothing(tmp_path: Path, models: Models) -> None:
     created = await models.create(model("m1"))
-    again = open_database(f"sqlite:///{tmp_path / 'models.db'}", schema="test")
+    again = open_store(tmp_path, "model_registry")
     try:
         await again.migrate(MIGRATIONS)
     finally:

@@ -1,19 +1,21 @@
 """The schedule of discovery: one process at a time on a provider, and old work thrown away."""
 
+import pytest
 import pytest_asyncio
 
 from junctor.v1 import provider_registry_pb2 as pb
 from services.provider_registry.schedule import DISCOVERY, Schedule, now_microseconds
 from services.provider_registry.store import MIGRATIONS, ProviderStore
 from services.runtime.changes import Feed
-from services.runtime.db import open_database
+from tests.stores import open_store
 
+pytestmark = pytest.mark.usefixtures("engine")
 LONG = 60_000_000
 
 
 @pytest_asyncio.fixture
 async def store(tmp_path):
-    database = open_database(f"sqlite:///{tmp_path / 'store.sqlite'}", schema="provider_registry")
+    database = open_store(tmp_path, "provider_registry")
     await database.migrate(MIGRATIONS)
     yield ProviderStore(Feed(database), Schedule(database))
     await database.close()

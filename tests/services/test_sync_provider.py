@@ -8,6 +8,7 @@ from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
+import pytest
 import pytest_asyncio
 
 from junctor.errors import ResourceNotFound
@@ -18,6 +19,8 @@ from services.model_registry.store import ModelStores
 from services.model_registry.sync import ProviderSyncer
 from services.runtime.watch import Watcher
 from tests.stores import BOUND, model_stores
+
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 class Registry:

@@ -25,6 +25,7 @@ UPSERTED = watch_pb2.WATCH_EVENT_TYPE_UPSERTED
 DELETED = watch_pb2.WATCH_EVENT_TYPE_DELETED
 SYNCED = watch_pb2.WATCH_EVENT_TYPE_SYNCED
 HEARTBEAT = watch_pb2.WATCH_EVENT_TYPE_HEARTBEAT
+pytestmark = pytest.mark.usefixtures("engine")
 LONG = 3600.0
 Models = ResourceStore[pb.Model]
 Items = AsyncIterator[WatchItem[pb.Model]]
