@@ -41,6 +41,7 @@ class EdgeProtocol(HttpToolsProtocol):
     """One connection. Built by :func:`make_protocol`."""
 
     shared: Shared
+    _parting = False
 
     def __init__(
         self,
@@ -84,8 +85,12 @@ class EdgeProtocol(HttpToolsProtocol):
         if cycle is not None and cycle.task is not None:
             cycle.task.cancel()
 
+    def part(self) -> None:
+        """Begin to drain: the next request is answered, and is the last one."""
+        self._parting = True
+
     def shutdown(self) -> None:
-        """Begin to drain: the request under way is the last one."""
+        """Go on draining: the request under way is the last one."""
         super().shutdown()
         self._closing = self._closing or self.transport.is_closing()
 
@@ -182,6 +187,8 @@ class EdgeProtocol(HttpToolsProtocol):
             return len(data)
         self._clear_wait()
         head = read_head(data[position:found], self.limits, self._seen)
+        if self._parting:
+            head.keep_alive = False
         path, _, query = head.target.partition(b"?")
         try:
             call = paths.match(head.method, path, self.options.default_workspace)
