@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -176,6 +177,35 @@ def by_provider(
 
 
 CALLS: Mapping[str, Callable[..., Call]] = {"openai": openai, "model": by_model, "provider": by_provider}
+
+
+POLICIES = [
+    vpb.ROUTING_POLICY_LEAST_OUTSTANDING,
+    vpb.ROUTING_POLICY_ROUND_ROBIN,
+    vpb.ROUTING_POLICY_WEIGHTED,
+    vpb.ROUTING_POLICY_PRIORITY,
+    vpb.ROUTING_POLICY_STICKY,
+]
+"""Every policy there is."""
+
+
+def fill_at_random(bench: Bench, chance: random.Random, urls: list[str]) -> None:
+    """Make five providers in any state and three virtual models of any policy with fallbacks."""
+    for number in range(5):
+        bench.provider(
+            f"p{number}",
+            chance.choice(urls),
+            {name: f"up/{name}" for name in ("aa", "bb", "cc") if chance.random() < 0.7},
+            status=pb.PROVIDER_STATUS_READY if chance.random() < 0.85 else pb.PROVIDER_STATUS_ERROR,
+            admin_state=chance.choices([pb.ADMIN_STATE_ACTIVE, pb.ADMIN_STATE_DRAINING], [9, 1])[0],
+        )
+    for name in ("aa", "bb", "cc"):
+        targets = [
+            vpb.RoutingTarget(model=f"default/{entity}", weight=chance.randrange(4), tier=chance.randrange(2))
+            for entity in chance.sample(("aa", "bb", "cc"), chance.randrange(3))
+        ]
+        fallbacks = [] if name == "aa" else [chr(ord(name[0]) - 1) * 2]
+        bench.model(name, policy=chance.choice(POLICIES), targets=targets, fallbacks=fallbacks)
 
 
 @asynccontextmanager

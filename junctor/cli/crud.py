@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
+from typer.core import TyperGroup
 
 from junctor.cli.failure import Failure
 from junctor.cli.output import Column
@@ -89,9 +90,10 @@ def _folded(line: str) -> str:
     return f"{line[:first]} \\\n      {line[first + 1 :]}"
 
 
-def group(help_line: str) -> typer.Typer:
+def group(help_line: str, *, cls: type[TyperGroup] | None = None) -> typer.Typer:
     """Make a group of commands."""
     app = typer.Typer(
+        cls=cls,
         help=help_line,
         no_args_is_help=True,
         rich_markup_mode=None,

@@ -2,17 +2,34 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from importlib.metadata import entry_points
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from junctor import names
 from junctor.cli import gateway, resources
 from junctor.cli.crud import examples, group
+from junctor.cli.lazy import LazyCommand
 from junctor.cli.output import Column, Row
 from junctor.cli.session import Session, connected, grpc_connected
 
-app = group("Providers, virtual models, and calls through the gateway.")
+_ADDED = "junctor.inference_commands"
+_ADDED_HELP = {"replay": "Decide a call again from its receipt, without a server."}
+
+
+class InferenceGroup(TyperGroup):
+    """The group, and what the server's packages add to it: imported when it runs."""
+
+    def __init__(self, **attributes: Any) -> None:
+        super().__init__(**attributes)
+        for entry in entry_points(group=_ADDED):
+            added = LazyCommand(entry.name, entry.value, _ADDED_HELP.get(entry.name, ""))
+            self.commands.setdefault(entry.name, added)
+
+
+app = group("Providers, virtual models, and calls through the gateway.", cls=InferenceGroup)
 app.add_typer(resources.providers, name="providers")
 app.add_typer(resources.virtual_models, name="virtual-models")
 app.add_typer(gateway.app, name="gateway")

@@ -12,6 +12,7 @@ from time import perf_counter  # the time of uvloop's loop moves once a turn, by
 
 from junctor import errors
 from junctor.errors import JunctorError
+from junctor.v1.receipt_pb2 import Receipt
 from services.inference_router.answer import Answer
 from services.inference_router.decoding import BadCoding
 from services.inference_router.snapshot import Candidate, Retry
@@ -50,6 +51,8 @@ class Plan:
     method: str
     retry: Retry = Retry.BEFORE_FIRST_BYTE
     cap: int = 3
+    receipt: Receipt | None = None
+    """What the answer shall carry, if the caller asked for it."""
 
 
 class Observer:

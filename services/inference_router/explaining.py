@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
 from junctor import names
 from junctor.errors import MalformedRequest
 from junctor.v1 import inference_router_pb2 as pb
 from services.inference_router import resolution, routing
 from services.inference_router.catalog import CatalogKeeper
+from services.inference_router.ledger import Ledger
 from services.inference_router.revisions import wait_for
-from services.inference_router.router import ATTEMPT_CAP, Router
-from services.inference_router.snapshot import Candidate, VirtualModel
+from services.inference_router.routing import ATTEMPT_CAP
+from services.inference_router.snapshot import Candidate, Provider, VirtualModel
 from services.runtime.exchange import Route
+
+if TYPE_CHECKING:
+    from services.inference_router.router import Router
 
 _DETAILS = {
     "policy": "ordered by the policy of its virtual model",
@@ -33,22 +40,45 @@ async def explain(router: Router, keeper: CatalogKeeper, request: pb.ExplainRout
     if options.min_revision:
         wait = options.timeout.ToNanoseconds() / 1e9 if options.HasField("timeout") else None
         await wait_for(keeper, options.min_revision, wait)
-    answer = pb.ExplainRouteResponse(attempt_cap=ATTEMPT_CAP)
-    answer.revisions.update({store: str(revision) for store, revision in keeper.revisions().items()})
     if request.WhichOneof("target") == "provider":
-        _explain_pinned(keeper, request.provider, answer)
-        return answer
+        return pinned_decision(
+            router.ledger,
+            keeper,
+            resolution.provider_of(keeper.catalog, request.provider.workspace, request.provider.name),
+        )
     virtual_model = _look_up(keeper, request)
     found = resolution.expand(keeper.catalog, virtual_model)  # also when a call would find every candidate refused
-    answer.virtual_model = names.join(virtual_model.workspace, virtual_model.name)
-    answer.policy = virtual_model.policy.value
-    turn = router.ledger.peek_turn(answer.virtual_model)
+    turn = router.ledger.peek_turn(names.join(virtual_model.workspace, virtual_model.name))
     ordered = routing.order(found, router.conditions(options.session_id, turn=turn))
+    return decision(router.ledger, keeper, found, ordered)
+
+
+def decision(
+    ledger: Ledger, keeper: CatalogKeeper, found: resolution.Resolution, ordered: Sequence[Candidate]
+) -> pb.ExplainRouteResponse:
+    """Word a decision: the candidates in their order, then the refused ones, each with its reason."""
+    answer = _blank(keeper, ATTEMPT_CAP)
+    answer.virtual_model = names.join(found.virtual_model.workspace, found.virtual_model.name)
+    answer.policy = found.virtual_model.policy.value
     for position, candidate in enumerate(ordered, start=1):
-        reason = router.ledger.why_out(candidate.key) or ("policy" if position <= ATTEMPT_CAP else "attempt_cap")
-        answer.candidates.append(_candidate(router, candidate, position, reason))
+        reason = ledger.why_out(candidate.key) or ("policy" if position <= ATTEMPT_CAP else "attempt_cap")
+        answer.candidates.append(_candidate(ledger, candidate, position, reason))
     for refused in found.refused:
-        answer.candidates.append(_candidate(router, refused.candidate, 0, refused.reason))
+        answer.candidates.append(_candidate(ledger, refused.candidate, 0, refused.reason))
+    return answer
+
+
+def pinned_decision(ledger: Ledger, keeper: CatalogKeeper, provider: Provider) -> pb.ExplainRouteResponse:
+    """Word the decision of a call by provider: there was none to make."""
+    answer = _blank(keeper, 1)
+    answer.policy = "pinned"
+    answer.candidates.append(_candidate(ledger, Candidate(provider, "", ""), 1, "pinned"))
+    return answer
+
+
+def _blank(keeper: CatalogKeeper, attempt_cap: int) -> pb.ExplainRouteResponse:
+    answer = pb.ExplainRouteResponse(attempt_cap=attempt_cap)
+    answer.revisions.update({store: str(revision) for store, revision in keeper.revisions().items()})
     return answer
 
 
@@ -64,14 +94,7 @@ def _look_up(keeper: CatalogKeeper, request: pb.ExplainRouteRequest) -> VirtualM
     raise MalformedRequest("The request names no target.")
 
 
-def _explain_pinned(keeper: CatalogKeeper, target: pb.ProviderTarget, answer: pb.ExplainRouteResponse) -> None:
-    provider = resolution.provider_of(keeper.catalog, target.workspace, target.name)
-    answer.policy = "pinned"
-    answer.attempt_cap = 1
-    answer.candidates.add(provider=provider.ref, position=1, reason="pinned", detail=_DETAILS["pinned"], weight=1)
-
-
-def _candidate(router: Router, candidate: Candidate, position: int, reason: str) -> pb.RouteCandidate:
+def _candidate(ledger: Ledger, candidate: Candidate, position: int, reason: str) -> pb.RouteCandidate:
     return pb.RouteCandidate(
         provider=candidate.provider.ref,
         entity=candidate.entity,
@@ -81,5 +104,5 @@ def _candidate(router: Router, candidate: Candidate, position: int, reason: str)
         detail=_DETAILS.get(reason, ""),
         weight=candidate.weight,
         tier=candidate.tier,
-        outstanding=router.ledger.loads.get(candidate.key, 0),
+        outstanding=ledger.loads.get(candidate.key, 0),
     )

@@ -16,16 +16,16 @@ from services.inference_router import resolution, routing
 from services.inference_router.attempts import Attempts, Observer, Plan
 from services.inference_router.catalog import CatalogKeeper
 from services.inference_router.discoveries import Discoveries
+from services.inference_router.explaining import decision, pinned_decision
 from services.inference_router.ledger import Counted, Ledger, Observed
+from services.inference_router.receipts import ReceiptSink, record
 from services.inference_router.requests import RequestMaker, impatient, read_call_body
 from services.inference_router.revisions import DEFAULT_WAIT, wait_for
+from services.inference_router.routing import ATTEMPT_CAP
 from services.inference_router.snapshot import Candidate
 from services.inference_router.upstream import UpstreamClient
 from services.inference_router.upstream_types import Timers
 from services.runtime.exchange import Call, Outcome, Route, Sink
-
-ATTEMPT_CAP = 3
-"""Candidates that one call is tried at."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,8 @@ class Router:
         if call.min_revision:
             await self._catch_up(call)
         plan, observer, total = self._plan(call)
+        if plan.receipt is not None:
+            sink = ReceiptSink(sink, plan.receipt)
         attempts = Attempts(self._client, sink, observer)
         try:
             async with asyncio.timeout_at(started + total) as limit:
@@ -104,7 +106,8 @@ class Router:
         found = self._resolve(call, body.model)
         virtual_model = found.virtual_model
         ref = names.join(virtual_model.workspace, virtual_model.name)
-        ordered = routing.order(found, self.conditions(call.session, turn=self.ledger.turn(ref)))
+        conditions = self.conditions(call.session, turn=self.ledger.turn(ref))
+        ordered = routing.order(found, conditions)
         plan = Plan(
             candidates=ordered,
             request_for=lambda candidate: self._requests.routed(call, body, candidate),
@@ -113,6 +116,9 @@ class Router:
             retry=virtual_model.retry,
             cap=ATTEMPT_CAP,
         )
+        if call.want_receipt:
+            said = decision(self.ledger, self._keeper, found, ordered)
+            plan.receipt = record(call.request_id, said, found, conditions)
         observer = Observed(self.ledger, ref, impatient=impatient(call))
         return plan, observer, self._total(call, ordered[0])
 
@@ -140,6 +146,8 @@ class Router:
             method=call.method,
             cap=1,
         )
+        if call.want_receipt:
+            plan.receipt = record(call.request_id, pinned_decision(self.ledger, self._keeper, provider), None, None)
         return plan, Counted(self.ledger), self._total(call, candidate)
 
     def _total(self, call: Call, first: Candidate) -> float:

@@ -18,6 +18,9 @@ Key = tuple[str, str]
 """(``workspace/provider``, upstream id): what health and load are counted by."""
 Candidates = Sequence[Candidate]
 
+ATTEMPT_CAP = 3
+"""Candidates that one call is tried at."""
+
 _MASK = (1 << 64) - 1
 
 

@@ -20,6 +20,9 @@ from junctor.v1 import inference_router_pb2 as raw
 from junctor.v1 import route_pb2
 from junctor.v1.inference_pb2_grpc import InferenceStub
 from junctor.v1.inference_router_pb2_grpc import InferenceRouterStub
+from junctor.v1.receipt_pb2 import Receipt
+from services.inference_router.receipts import unpack
+from services.inference_router.replaying import replay
 from tests.cluster import Access
 from tests.upstream import Event, Json, OpenAI, ScriptedUpstream, Sse
 
@@ -298,6 +301,31 @@ async def grpc_invokes(t: Thread) -> None:
     assert messages[-1].tail.verdict == route_pb2.VERDICT_COMPLETE
 
 
+async def receipts_decide_the_same_again(t: Thread) -> None:
+    """A receipt comes in the way that fits the answer, by every route, and replays; openai's SDK reads on."""
+    asked = {"x-junctor-receipt": "1"}
+    for path, model, _ in routes(t):
+        for streamed in (False, True):
+            body = _chat(model, stream=streamed)
+            answer = await t.http.post(path, json=body, headers=asked)
+            text = answer.text.splitlines()[-1] if streamed else answer.headers["x-junctor-receipt"]
+            assert replay(unpack(text)).same
+            plain = await t.http.post(path, json=body)
+            assert "receipt" not in plain.text + str(plain.headers)
+    async with t.openai() as client:
+        chat = client.with_options(default_headers=asked).chat.completions
+        chunks = [each async for each in await chat.create(model=t.entity, messages=MESSAGES, stream=True)]  # type: ignore[call-overload]
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == "Hello"
+    request = _typed(model=t.entity, options=route_pb2.RequestOptions(want_receipt=True))
+    stub = InferenceStub(t.access.channel)
+    whole = await stub.CreateChatCompletion(request)
+    events = [event async for event in stub.StreamChatCompletion(request)]
+    for verdict in (whole.verdict, events[-1].verdict):
+        receipt = Receipt.FromString(verdict.receipt)
+        assert replay(receipt).same
+        assert receipt.decision.virtual_model == t.entity
+
+
 def _chat(model: str | None, **more: Any) -> dict[str, Any]:
     return ({} if model is None else {"model": model}) | {"messages": MESSAGES, **more}
 
@@ -320,4 +348,5 @@ CORE: tuple[Callable[[Thread], Awaitable[None]], ...] = (
     grpc_streams,
     grpc_answers,
     grpc_invokes,
+    receipts_decide_the_same_again,
 )

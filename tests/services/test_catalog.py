@@ -18,16 +18,18 @@ from junctor.channel import open_peer
 from junctor.v1 import inference_router_pb2 as rpb
 from junctor.v1 import provider_registry_pb2 as pb
 from junctor.v1 import virtual_models_pb2 as vpb
+from junctor.v1.receipt_pb2 import Receipt
 from services.inference_router.catalog import CatalogKeeper
 from services.inference_router.catalog_file import CatalogFile, SavedCatalog
 from services.inference_router.explaining import explain
+from services.inference_router.replaying import replay
 from services.inference_router.router import ATTEMPT_CAP
 from services.inference_router.service import InferenceRouterService, RouterOptions
 from services.inference_router.servicer import RouterServicer
 from services.runtime.addresses import AddressPolicy
 from services.runtime.exchange import Route
 from services.runtime.keyring import Keyring
-from tests.router_bench import NOWHERE, Bench, Recorder, benches, by_model, by_provider, openai
+from tests.router_bench import NOWHERE, Bench, Recorder, benches, by_model, by_provider, fill_at_random, openai
 from tests.scripted_registries import Registries
 from tests.upstream import PATIENCE, Json, ScriptedUpstream, Status
 
@@ -405,34 +407,6 @@ async def test_a_provider_is_ready_when_its_models_route(fields: dict[str, objec
             await servicer.ProviderReady(rpb.ProviderReadyRequest(workspace="default", name="p1"), None)
 
 
-POLICIES = [
-    vpb.ROUTING_POLICY_LEAST_OUTSTANDING,
-    vpb.ROUTING_POLICY_ROUND_ROBIN,
-    vpb.ROUTING_POLICY_WEIGHTED,
-    vpb.ROUTING_POLICY_PRIORITY,
-    vpb.ROUTING_POLICY_STICKY,
-]
-
-
-def fill_at_random(bench: Bench, chance: random.Random, urls: list[str]) -> None:
-    """Make five providers in any state and three virtual models of any policy with fallbacks."""
-    for number in range(5):
-        bench.provider(
-            f"p{number}",
-            chance.choice(urls),
-            {name: f"up/{name}" for name in ("aa", "bb", "cc") if chance.random() < 0.7},
-            status=pb.PROVIDER_STATUS_READY if chance.random() < 0.85 else pb.PROVIDER_STATUS_ERROR,
-            admin_state=chance.choices([pb.ADMIN_STATE_ACTIVE, pb.ADMIN_STATE_DRAINING], [9, 1])[0],
-        )
-    for name in ("aa", "bb", "cc"):
-        targets = [
-            vpb.RoutingTarget(model=f"default/{entity}", weight=chance.randrange(4), tier=chance.randrange(2))
-            for entity in chance.sample(("aa", "bb", "cc"), chance.randrange(3))
-        ]
-        fallbacks = [] if name == "aa" else [chr(ord(name[0]) - 1) * 2]
-        bench.model(name, policy=chance.choice(POLICIES), targets=targets, fallbacks=fallbacks)
-
-
 async def test_an_explanation_equals_what_then_happens_in_1000_random_cases(
     upstream: ScriptedUpstream,
 ) -> None:
@@ -461,7 +435,10 @@ async def test_an_explanation_equals_what_then_happens_in_1000_random_cases(
                 with pytest.raises(errors.NoRoute):
                     await bench.router.invoke(by_model(name=name, session=session), sink)
                 continue
-            outcome = await bench.router.invoke(by_model(name=name, session=session), sink)
+            outcome = await bench.router.invoke(by_model(name=name, session=session, want_receipt=True), sink)
+            again = replay(Receipt.FromString(outcome.receipt))
+            assert again.same, case
+            assert [provider for provider, _ in again.order] == said, case
             tried = [attempt.provider for attempt in outcome.attempts]
             assert tried == said[: len(tried)], case
             assert len(tried) == min(len(said), ATTEMPT_CAP) or sink.got is not None

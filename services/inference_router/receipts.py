@@ -1,0 +1,113 @@
+"""Receipts: a call's own answer says what it was decided by, completely enough to decide it again.
+
+Only a call that asks for one pays for it: its sink is wrapped. Over HTTP the receipt is a comment before the end of
+an event stream, and the field ``x-junctor-receipt`` of every other answer; over gRPC it is in the verdict.
+"""
+
+from __future__ import annotations
+
+import base64
+import zlib
+from importlib.metadata import version
+
+from junctor import names
+from junctor.errors import FieldViolation, InvalidField
+from junctor.v1 import inference_router_pb2 as pb
+from junctor.v1 import receipt_pb2
+from services.inference_router.resolution import Resolution
+from services.inference_router.routing import Conditions
+from services.runtime.exchange import Attempt, Head, Outcome, Sink, Source
+
+FIELD = b"x-junctor-receipt"
+COMMENT = b": junctor-receipt "
+MOST_BYTES = 1024 * 1024
+"""Of a receipt, unpacked: far above that of a thousand candidates."""
+
+
+def record(
+    request_id: str, decision: pb.ExplainRouteResponse, found: Resolution | None, conditions: Conditions | None
+) -> receipt_pb2.Receipt:
+    """Write down a decision before its first attempt; without a resolution it is a call by provider."""
+    receipt = receipt_pb2.Receipt(request_id=request_id, junctor_version=version("junctor"), decision=decision)
+    if found is None or conditions is None:
+        return receipt
+    receipt.seed, receipt.turn, receipt.session_id = conditions.seed, conditions.turn, conditions.session
+    for group in found.groups:
+        virtual_model = names.join(group.virtual_model.workspace, group.virtual_model.name)
+        written = receipt.groups.add(virtual_model=virtual_model, policy=group.policy.value)
+        for candidate in group.candidates:
+            written.candidates.add(
+                provider=candidate.provider.ref,
+                upstream_model=candidate.upstream_id,
+                entity=candidate.entity,
+                weight=candidate.weight,
+                tier=candidate.tier,
+                outstanding=conditions.loads.get(candidate.key, 0),
+                returns_at=conditions.out.get(candidate.key),
+            )
+    return receipt
+
+
+def pack(receipt: receipt_pb2.Receipt) -> bytes:
+    """Write a receipt as text for HTTP."""
+    return base64.urlsafe_b64encode(zlib.compress(receipt.SerializeToString())).rstrip(b"=")
+
+
+def unpack(text: str) -> receipt_pb2.Receipt:
+    """Read a receipt from the text of :func:`pack`, a whole comment line, or the field. Raises InvalidField."""
+    token = text.strip().rpartition(" ")[2]
+    try:
+        packed = base64.b64decode(token + "=" * (-len(token) % 4), altchars=b"-_", validate=True)
+        unpacking = zlib.decompressobj()
+        content = unpacking.decompress(packed, MOST_BYTES)
+        if not unpacking.eof:
+            raise ValueError("cut short, or too large")
+        return receipt_pb2.Receipt.FromString(content)
+    except Exception as error:  # each of three libraries has errors of its own for text that is no receipt
+        rule = "must be the text of x-junctor-receipt or of the comment, whole"
+        raise InvalidField.of(FieldViolation("receipt", rule)) from error
+
+
+class ReceiptSink:
+    """Passes an answer on to ``sink`` and adds the receipt to it."""
+
+    def __init__(self, sink: Sink, receipt: receipt_pb2.Receipt) -> None:
+        self._sink = sink
+        self._receipt = receipt
+        self._stream = False
+
+    def head(self, head: Head, source: Source) -> None:
+        """Take the head; what is known now has to do where the body has no place for more."""
+        self._stream = head.event_stream
+        if self._stream:
+            head.length = None  # the comment comes on top
+        else:
+            kept = [field for field in head.headers if field[0] != FIELD]
+            head.headers = [*kept, (FIELD, pack(self._receipt))]
+        self._sink.head(head, source)
+
+    def data(self, data: bytes) -> None:
+        """Take body bytes."""
+        self._sink.data(data)
+
+    def end(self, outcome: Outcome) -> None:
+        """Take the end, with what happened."""
+        self.settle(outcome)
+        if self._stream:
+            # A line of its own, which ends nothing: an event that was cut must not look whole.
+            self._sink.data(b"\n" + COMMENT + pack(self._receipt) + b"\n")
+        self._sink.end(outcome)
+
+    def settle(self, outcome: Outcome) -> None:
+        """Write down what happened, and put the receipt into the outcome."""
+        for attempt in outcome.attempts:
+            self._add(attempt)
+        outcome.receipt = self._receipt.SerializeToString()
+
+    def _add(self, attempt: Attempt) -> None:
+        self._receipt.attempts.add(
+            provider=attempt.provider,
+            status=attempt.status,
+            failure=attempt.failure,
+            milliseconds=attempt.milliseconds,
+        )
