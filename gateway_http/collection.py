@@ -17,8 +17,9 @@ from gateway_http import queries, translate
 from gateway_http.endpoint import Answer, Call
 from gateway_http.queries import Listing
 from gateway_http.resources import Key, Resource
-from gateway_http.translate import Reader
+from gateway_http.translate import BadBody, Reader
 from junctor.channel import Peer
+from junctor.errors import InvalidArgument, JunctorError
 
 GivenT = TypeVar("GivenT")
 
@@ -75,10 +76,10 @@ class Collection:
         """``POST`` to the collection."""
         reader = Reader(await call.content())
         message = reader.read(self.resource.message(), self.resource.settable)
-        reader.done()
         if "workspace" in call.path:
             setattr(message, "workspace", call.path["workspace"])  # noqa: B010 - Message has no such attribute
-        return self.written(await self.call(self.create_rpc, message), 201)
+        created = await self.write(reader, self.create_rpc.method, self.create_rpc.request(message))
+        return self.written(created, 201)
 
     async def delete(self, call: Call) -> Answer:
         """``DELETE`` of one: 204; the query parameter ``resource_version`` may insist on the newest."""
@@ -89,6 +90,24 @@ class Collection:
         """Make a call of this resource's service."""
         return await self.peer.call(rpc.method, rpc.request(given))
 
+    async def write(self, reader: Reader, method: Any, request: Any) -> Any:
+        """Make the write that a body asks for. Raises all its bad fields at once, the reader's and the service's."""
+        try:
+            reader.done()
+        except BadBody as found:
+            raise await self._with_the_services(found, method, request) from None
+        return await self.peer.call(method, request)
+
+    async def _with_the_services(self, found: BadBody, method: Any, request: Any) -> JunctorError:
+        request.validate_only = True
+        try:
+            await self.peer.call(method, request)
+        except InvalidArgument as also:
+            return found.beside(also)
+        except JunctorError:  # whatever it is, the body is bad
+            pass
+        return found
+
     def written(self, message: Any, status: int = 200) -> Answer:
         """Answer a write with the resource as it is now."""
         return Answer(status, translate.render(self.resource, message), self.revision(message.resource_version))
@@ -97,11 +116,9 @@ class Collection:
         """Return the header by which a later call can wait for this write."""
         return {"x-junctor-revision": f"{self.resource.store}:{number}"}
 
-    def change(self, call: Call, content: Mapping[str, Any], keys: Iterable[Key]) -> Any:
+    def change(self, call: Call, reader: Reader, keys: Iterable[Key]) -> Any:
         """Read ``keys`` of a body into a message that names the resource of the path."""
-        reader = Reader(content)
         message: Any = reader.read(self.resource.message(), (*keys, _VERSION))
-        reader.done()
         message.name = call.path["name"]
         if "workspace" in call.path:
             message.workspace = call.path["workspace"]

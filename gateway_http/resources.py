@@ -24,7 +24,8 @@ class Key:
     """One key of a JSON object, of the same name as the message's field.
 
     ``unset``: what is shown when the field is not set (or empty, where the message cannot tell); ``json``: what a
-    bytes field holds; ``ours``: not in the compatible contract, so its full replace leaves it alone.
+    bytes field holds; ``ours``: not in the compatible contract, so its full replace leaves it alone; ``source``: the
+    field whose value is shown, when that has another name.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Key:
     required: bool = False
     pattern: str | None = None
     max_length: int | None = None
+    source: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +184,10 @@ VIRTUAL_MODEL = Resource(
         Key("response_middleware", settable=True, unset=[], json="array"),
         Key("post_response_middleware", settable=True, unset=[], json="array"),
         Key("override_proxy", settable=True),
-        *_shown("id", "entity_id", "parent", "created_at", "created_by", "updated_at", "updated_by"),
+        Key("id"),
+        Key("entity_id", source="id"),
+        Key("parent", unset=""),
+        *_shown("created_at", "created_by", "updated_at", "updated_by"),
         Key("description", settable=True, max_length=1000, ours=True),
         Key("routing", settable=True, ours=True),
         _VERSION,

@@ -11,6 +11,7 @@ from gateway_http.collection import Collection, Rpc, partial_keys
 from gateway_http.endpoint import Answer, Call, route
 from gateway_http.resources import MODEL
 from gateway_http.stubs import Service
+from gateway_http.translate import Reader
 from junctor.v1 import model_registry_pb2 as pb
 
 if TYPE_CHECKING:
@@ -42,11 +43,12 @@ def routes(service: Service[ModelRegistryAsyncStub]) -> list[Route]:
 
     async def update(call: Call) -> Answer:
         content = await call.content()
+        reader = Reader(content)
         keys = partial_keys(MODEL, content)
-        changed: pb.Model = models.change(call, content, keys)
+        changed: pb.Model = models.change(call, reader, keys)
         mask = FieldMask(paths=[key.name for key in keys])
         request = pb.UpdateModelRequest(model=changed, update_mask=mask)
-        return models.written(await service.peer.call(stub.UpdateModel, request))
+        return models.written(await models.write(reader, stub.UpdateModel, request))
 
     return [
         route(PATH, GET=models.list, POST=models.create),

@@ -51,19 +51,18 @@ def routes(service: Service[ProviderRegistryAsyncStub]) -> list[Route]:
 
     async def replace(call: Call) -> Answer:
         content = await call.content()
-        keys = replaced_keys(content)
-        changed: pb.Provider = providers.change(call, content, keys)
+        reader, keys = Reader(content), replaced_keys(content)
+        changed: pb.Provider = providers.change(call, reader, keys)
         mask = FieldMask(paths=[key.name for key in keys])
         request = pb.UpdateProviderRequest(provider=changed, update_mask=mask, allow_missing=True)
-        return providers.written(await service.peer.call(stub.UpdateProvider, request))
+        return providers.written(await providers.write(reader, stub.UpdateProvider, request))
 
     async def set_status(call: Call) -> Answer:
         reader = Reader(await call.content())
         request = pb.UpdateProviderStatusRequest()
         reader.read(request, STATUS_KEYS)
-        reader.done()
         request.workspace, request.name = call.path["workspace"], call.path["name"]
-        return providers.written(await service.peer.call(stub.UpdateProviderStatus, request))
+        return providers.written(await providers.write(reader, stub.UpdateProviderStatus, request))
 
     return [
         route(PATH, GET=providers.list, POST=providers.create),

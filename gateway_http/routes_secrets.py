@@ -49,10 +49,9 @@ def routes(service: Service[SecretStoreAsyncStub]) -> list[Route]:
         secret = pb.Secret()
         reader.read(secret, SECRET.settable)
         value = reader.text(SECRET_VALUE)
-        reader.done()
         secret.workspace = call.path["workspace"]
         request = pb.CreateSecretRequest(secret=secret, value=value or "")
-        return secrets.written(await secrets.call(secrets.create_rpc, request), 201)
+        return secrets.written(await secrets.write(reader, stub.CreateSecret, request), 201)
 
     async def update(call: Call) -> Answer:
         reader = Reader(await call.content())
@@ -61,9 +60,8 @@ def routes(service: Service[SecretStoreAsyncStub]) -> list[Route]:
             description=reader.text(_DESCRIPTION),
             resource_version=reader.text(Key("resource_version")) or "",
         )
-        reader.done()
         request.workspace, request.name = call.path["workspace"], call.path["name"]
-        return secrets.written(await service.peer.call(stub.UpdateSecret, request))
+        return secrets.written(await secrets.write(reader, stub.UpdateSecret, request))
 
     return [
         route(PATH, echoes=False, GET=secrets.list, POST=create),

@@ -10,6 +10,7 @@ from gateway_http.collection import Collection, Rpc, target
 from gateway_http.endpoint import Answer, Call, route
 from gateway_http.resources import WORKSPACE
 from gateway_http.stubs import Service
+from gateway_http.translate import Reader
 from junctor.v1 import workspaces_pb2 as pb
 
 if TYPE_CHECKING:
@@ -36,9 +37,10 @@ def routes(service: Service[WorkspacesAsyncStub]) -> list[Route]:
 
     async def replace(call: Call) -> Answer:
         keys = [key for key in WORKSPACE.settable if key.name != "name"]
-        changed: pb.Workspace = workspaces.change(call, await call.content(), keys)
+        reader = Reader(await call.content())
+        changed: pb.Workspace = workspaces.change(call, reader, keys)
         request = pb.UpdateWorkspaceRequest(workspace=changed)
-        return workspaces.written(await service.peer.call(stub.UpdateWorkspace, request))
+        return workspaces.written(await workspaces.write(reader, stub.UpdateWorkspace, request))
 
     async def delete(call: Call) -> Answer:
         gone = await workspaces.call(workspaces.delete_rpc, target(call))

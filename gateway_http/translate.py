@@ -18,10 +18,9 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway_http.resources import NESTED, Key, Resource
-from junctor.errors import FieldViolation, InvalidField
+from junctor.errors import FieldViolation, InvalidArgument, InvalidField, MalformedRequest
+from services.runtime.validation import NESTING_LIMIT, nested_beyond
 
-MAX_NESTING = 128
-"""Levels of a free-form JSON value: any that is taken must also be read by every parser behind us."""
 WRAPPED = {"junctor.v1.StringList", "junctor.v1.ExtraHeaders", "junctor.v1.ServedModelList"}
 """Messages that only make a list or a map optional: REST shows their ``values``."""
 
@@ -36,6 +35,14 @@ class BadBody(InvalidField):
             "Invalid request: " + "; ".join(f"{v.field}: {v.rule}" for v in violations), violations=violations
         )
         self.kinds = tuple(kind for _, kind, _ in found)
+
+    def beside(self, other: InvalidArgument) -> InvalidArgument:
+        """Return the error that names these fields and those that a service found in the rest of the same body."""
+        if not isinstance(other, InvalidField):  # refused in words of its own
+            return MalformedRequest(f"{other.message} {self.message}")
+        mine = {v.field: (v.field, kind, v.rule) for v, kind in zip(self.violations, self.kinds, strict=True)}
+        others = [(v.field, "value_error", v.rule) for v in other.violations if v.field not in mine]
+        return BadBody([*mine.values(), *others])
 
 
 # Messages to JSON
@@ -52,11 +59,12 @@ def _render_keys(keys: Iterable[Key], message: Message) -> dict[str, Any]:
 
 
 def _render_key(key: Key, message: Message) -> Any:
-    field = _field(message, key.name)
-    value = getattr(message, key.name)
+    name = key.source or key.name
+    field = _field(message, name)
+    value = getattr(message, name)
     if field.message_type is not None and field.message_type.full_name == "junctor.v1.AuthContext":
         return _render_message(value)  # shown in full even when nobody is known: clients read its keys
-    unset = not value if field.is_repeated or not field.has_presence else not message.HasField(key.name)
+    unset = not value if field.is_repeated or not field.has_presence else not message.HasField(name)
     return key.unset if unset else _render_value(field, value)
 
 
@@ -234,8 +242,8 @@ class Reader:
         if check is not None and not isinstance(value, check[0]):
             self._bad(where, *check[1:])
             return None
-        if _nested_beyond(value, MAX_NESTING):
-            self._bad(where, "json_nesting", f"Input should be nested at most {MAX_NESTING} deep")
+        if nested_beyond(value, NESTING_LIMIT):
+            self._bad(where, "json_nesting", f"Input should be nested at most {NESTING_LIMIT} deep")
             return None
         try:
             return dumps(value)
@@ -280,22 +288,6 @@ def _absent(key: Key, content: Mapping[str, Any]) -> tuple[str, str]:
     if key.name in content:
         return "string_type", "Input should be a valid string"
     return "missing", "Field required"
-
-
-def _nested_beyond(value: Any, most: int) -> bool:
-    """Tell whether a value has more than ``most`` levels, without recursion."""
-    level = [value]
-    for _ in range(most):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-            if isinstance(inner, dict | list)
-        ]
-        if not level:
-            return False
-    return True
 
 
 def one_of(names: Iterable[str]) -> str:

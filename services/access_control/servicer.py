@@ -43,6 +43,8 @@ class WorkspacesServicer(workspaces_pb2_grpc.WorkspacesServicer):
         bad.name("name", asked.name)
         bad.description(asked.description)
         bad.done()
+        if request.validate_only:
+            return asked
         new = pb.Workspace(name=asked.name, description=asked.description if asked.HasField("description") else None)
         return await self._store.create(new, request_id=request.request_id)
 
@@ -51,6 +53,8 @@ class WorkspacesServicer(workspaces_pb2_grpc.WorkspacesServicer):
         bad = Violations()
         bad.description(asked.description)
         bad.done()
+        if request.validate_only:
+            return asked
 
         def change(workspace: pb.Workspace) -> None:
             workspace.ClearField("description")

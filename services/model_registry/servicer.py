@@ -47,6 +47,8 @@ class ModelRegistryServicer(model_registry_pb2_grpc.ModelRegistryServicer):
     async def CreateModel(self, request: pb.CreateModelRequest, context: Any) -> pb.Model:
         asked = request.model
         check_model(asked, MODEL_WRITABLE, new=True)
+        if request.validate_only:
+            return asked
         await self._workspaces.require(asked.workspace)
         new = pb.Model(workspace=asked.workspace, name=asked.name)
         copy_fields(asked, new, MODEL_WRITABLE)
@@ -56,6 +58,8 @@ class ModelRegistryServicer(model_registry_pb2_grpc.ModelRegistryServicer):
         asked = request.model
         fields = masked(request.update_mask, MODEL_WRITABLE)
         check_model(asked, fields, new=False)
+        if request.validate_only:
+            return asked
         return await self._store.update(
             asked.workspace,
             asked.name,

@@ -51,6 +51,8 @@ class VirtualModelsServicer(virtual_models_pb2_grpc.VirtualModelsServicer):
     async def CreateVirtualModel(self, request: pb.CreateVirtualModelRequest, context: Any) -> pb.VirtualModel:
         asked = request.virtual_model
         check_virtual_model(asked, VIRTUAL_MODEL_WRITABLE, new=True)
+        if request.validate_only:
+            return asked
         await self._workspaces.require(asked.workspace)
         new = pb.VirtualModel(workspace=asked.workspace, name=asked.name)
         copy_fields(asked, new, VIRTUAL_MODEL_WRITABLE)
@@ -60,6 +62,8 @@ class VirtualModelsServicer(virtual_models_pb2_grpc.VirtualModelsServicer):
         asked = request.virtual_model
         fields = masked(request.update_mask, VIRTUAL_MODEL_WRITABLE)
         check_virtual_model(asked, fields, new=False)
+        if request.validate_only:
+            return asked
 
         def change(virtual: pb.VirtualModel) -> None:
             copy_fields(asked, virtual, fields)

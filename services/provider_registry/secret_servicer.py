@@ -51,6 +51,8 @@ class SecretStoreServicer(secrets_pb2_grpc.SecretStoreServicer):
         bad.description(asked.description)
         _check_value(bad, request.value)
         bad.done()
+        if request.validate_only:
+            return asked
         await self._workspaces.require(asked.workspace)
         new = pb.Secret(workspace=asked.workspace, name=asked.name, value_version=1)
         if asked.HasField("description"):
@@ -63,6 +65,8 @@ class SecretStoreServicer(secrets_pb2_grpc.SecretStoreServicer):
         if request.HasField("value"):
             _check_value(bad, request.value)
         bad.done()
+        if request.validate_only:
+            return pb.Secret(workspace=request.workspace, name=request.name)
         return await self._store.update_secret(request)
 
     async def DeleteSecret(self, request: pb.DeleteSecretRequest, context: Any) -> pb.DeleteSecretResponse:

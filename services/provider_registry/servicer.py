@@ -6,14 +6,14 @@ from collections.abc import AsyncIterator, Collection
 from typing import Any
 
 from junctor import filters
-from junctor.errors import FieldViolation, InvalidField, ResourceNotFound, ResourceRef, SecretMissing
+from junctor.errors import ResourceNotFound, ResourceRef, SecretMissing
 from junctor.v1 import provider_registry_pb2 as pb
 from junctor.v1 import provider_registry_pb2_grpc, watch_pb2
 from services.provider_registry import seed
 from services.provider_registry.by_hand import StatusByHand
 from services.provider_registry.secret_store import SecretStore
 from services.provider_registry.store import PROVIDER_WRITABLE, ProviderStore
-from services.provider_registry.validation import check_provider, check_served_models
+from services.provider_registry.validation import check_provider, check_status
 from services.runtime.addresses import AddressPolicy
 from services.runtime.fields import copy_fields
 from services.runtime.masks import masked
@@ -60,24 +60,29 @@ class ProviderRegistryServicer(provider_registry_pb2_grpc.ProviderRegistryServic
         )
 
     async def CreateProvider(self, request: pb.CreateProviderRequest, context: Any) -> pb.Provider:
-        return await self._create(request.provider, request.request_id)
+        asked = request.provider
+        check_provider(asked, PROVIDER_WRITABLE, new=True, policy=self._policy)
+        return asked if request.validate_only else await self._create(asked, request.request_id)
 
     async def UpdateProvider(self, request: pb.UpdateProviderRequest, context: Any) -> pb.Provider:
         asked = request.provider
         fields = masked(request.update_mask, PROVIDER_WRITABLE)
-        check_provider(asked, fields, new=False, policy=self._policy)
+        check_provider(asked, fields, new=request.allow_missing, policy=self._policy)
+        if request.validate_only:
+            return asked
         try:
             await self._check_secrets(asked, fields)
             return await self._reconfigure(asked, fields)
         except ResourceNotFound:
             if not request.allow_missing or asked.resource_version:
                 raise
+        check_provider(asked, PROVIDER_WRITABLE, new=True, policy=self._policy)
         return await self._create(asked, "")
 
     async def UpdateProviderStatus(self, request: pb.UpdateProviderStatusRequest, context: Any) -> pb.Provider:
-        if request.HasField("status") and request.status not in pb.ProviderStatus.values():
-            raise InvalidField.of(FieldViolation("status", "must be a status of a provider"))
-        check_served_models(request.workspace, request.served_models.values)
+        check_status(request)
+        if request.validate_only:
+            return pb.Provider(workspace=request.workspace, name=request.name)
         return await self._by_hand.set(request)
 
     async def DeleteProvider(self, request: pb.DeleteProviderRequest, context: Any) -> pb.DeleteProviderResponse:
@@ -91,7 +96,6 @@ class ProviderRegistryServicer(provider_registry_pb2_grpc.ProviderRegistryServic
             )
 
     async def _create(self, asked: pb.Provider, request_id: str) -> pb.Provider:
-        check_provider(asked, PROVIDER_WRITABLE, new=True, policy=self._policy)
         await self._workspaces.require(asked.workspace)
         await self._check_secrets(asked, PROVIDER_WRITABLE)
         new = pb.Provider(

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Mapping
-from typing import NoReturn
 from urllib.parse import SplitResult, urlsplit
 
 from cryptography import x509
 
-from junctor.errors import AddressRefused, InvalidField, MalformedRequest
+from junctor.errors import AddressRefused, InvalidField
 from junctor.v1 import provider_registry_pb2 as pb
 from services.runtime import auth_header
 from services.runtime.addresses import AddressPolicy, is_metadata_name, literal_address
+from services.runtime.header_names import CREDENTIALS, TOKEN, is_reserved
 from services.runtime.validation import Violations
 
 URL_LIMIT = 2_048
@@ -22,6 +22,8 @@ MODELS_LIMIT = 5_000
 """Models of one provider: what discovery takes, and what may be named by hand."""
 MODEL_ID_LIMIT = 512
 """Characters of an upstream id."""
+MESSAGE_LIMIT = 4_096
+"""Characters of a ``status_message`` that is set by hand."""
 _TEXT_LIMIT = 255
 _PEM_LIMIT = 256 * 1024
 _LONGEST_TIMEOUT_MS = 24 * 3600 * 1000
@@ -31,38 +33,16 @@ _HOST = re.compile(r"[A-Za-z0-9._\-]+|\[[0-9A-Fa-f:.]+\]")
 _PATH = re.compile(r"(?:[A-Za-z0-9\-._~!$&'()*+,;=:@/]|%[0-9A-Fa-f]{2})*")
 _ENCODED_DANGER = re.compile(r"%(?:2[Ff35]|3[Ff]|5[Cc]|[01][0-9A-Fa-f]|7[Ff])")
 """Encoded slash, backslash, ``?``, ``#``, ``%`` and control characters: some server behind may decode them."""
-_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _FIELD_VALUE = re.compile(r"[\x21-\x7e](?:[\x20-\x7e\t]*[\x21-\x7e])?")
-
-_CREDENTIAL_HEADERS = frozenset({"authorization", "cookie"})
-_RESERVED_HEADERS = frozenset(
-    {
-        "host",
-        "content-length",
-        "transfer-encoding",
-        "connection",
-        "keep-alive",
-        "proxy-connection",
-        "proxy-authenticate",
-        "proxy-authorization",
-        "te",
-        "trailer",
-        "upgrade",
-    }
-)
-_RESERVED_PREFIXES = ("x-nmp-", "x-junctor-")
 
 
 def check_provider(provider: pb.Provider, fields: Collection[str], *, new: bool, policy: AddressPolicy) -> None:
     """Check the ``fields`` that are to be written.
 
     Raises:
-        MalformedRequest: a credential in the extra headers.
+        MalformedRequest: a credential in the extra headers; the text names every other bad field, too.
         InvalidField: with every bad field.
     """
-    for field in ("default_extra_headers", "required_extra_headers"):
-        if field in fields:
-            _refuse_credentials(field, getattr(provider, field).values)
     bad = Violations()
     if new:
         bad.name("name", provider.name)
@@ -76,9 +56,18 @@ def check_provider(provider: pb.Provider, fields: Collection[str], *, new: bool,
     bad.done()
 
 
-def check_served_models(workspace: str, served: Iterable[pb.ServedModelMapping]) -> None:
-    """Check served models that are set by hand. Raises InvalidField with every bad one."""
+def check_status(request: pb.UpdateProviderStatusRequest) -> None:
+    """Check what is set by hand. Raises InvalidField with every bad field."""
     bad = Violations()
+    if request.HasField("status") and request.status not in pb.ProviderStatus.values():
+        bad.add("status", "must be a status of a provider")
+    bad.text("status_message", request.status_message, limit=MESSAGE_LIMIT)
+    bad.text("model_deployment_id", request.model_deployment_id, limit=_TEXT_LIMIT)
+    _check_served_models(bad, request.workspace, request.served_models.values)
+    bad.done()
+
+
+def _check_served_models(bad: Violations, workspace: str, served: Iterable[pb.ServedModelMapping]) -> None:
     for index, mapping in enumerate(served):
         home, _, entity = mapping.model_entity_id.partition("/")
         if index >= MODELS_LIMIT:
@@ -89,7 +78,6 @@ def check_served_models(workspace: str, served: Iterable[pb.ServedModelMapping])
         bad.name(f"served_models[{index}].model_entity_id", entity)
         if not 1 <= len(mapping.served_model_name) <= MODEL_ID_LIMIT:
             bad.add(f"served_models[{index}].served_model_name", f"must have 1 to {MODEL_ID_LIMIT} characters")
-    bad.done()
 
 
 def host_url_rule(url: str, policy: AddressPolicy) -> str | None:
@@ -154,13 +142,10 @@ def _check_texts(bad: Violations, provider: pb.Provider, fields: Collection[str]
 
 def _check_auth_header(bad: Violations, text: str) -> None:
     try:
-        name = auth_header.parse(text).name.decode()
+        auth_header.parse(text)
     except InvalidField as error:
         for violation in error.violations:
-            bad.add("auth_header_format", violation.rule)
-    else:
-        if _is_reserved(name):
-            bad.add("auth_header_format", f"must not set the header '{name}'")
+            bad.add(violation.field, violation.rule)
 
 
 def _check_bodies_and_headers(bad: Violations, provider: pb.Provider, fields: Collection[str]) -> None:
@@ -172,35 +157,24 @@ def _check_bodies_and_headers(bad: Violations, provider: pb.Provider, fields: Co
             _check_headers(bad, field, getattr(provider, field).values)
 
 
-def _refuse_credentials(field: str, headers: Mapping[str, str]) -> None:
-    for name in headers:
-        if name.strip().lower() in _CREDENTIAL_HEADERS:
-            _refuse(f"{name.strip().capitalize()} header is not allowed in {field}. ")
-
-
-def _refuse(text: str) -> NoReturn:
-    raise MalformedRequest(f"{text}Use api_key_secret_name for authentication.")
-
-
 def _check_headers(bad: Violations, field: str, headers: Mapping[str, str]) -> None:
     if len(headers) > HEADERS_LIMIT:
         bad.add(field, f"must be at most {HEADERS_LIMIT} headers")
     seen: set[str] = set()
     for name, value in sorted(headers.items()):
         where, lower = f"{field}.{name}", name.lower()
-        if not _TOKEN.fullmatch(name):
+        if (bare := lower.strip()) in CREDENTIALS:
+            text = f"{bare.capitalize()} header is not allowed in {field}."
+            bad.malformed(f"{text} Use api_key_secret_name for authentication.")
+        elif not TOKEN.fullmatch(name):
             bad.add(where, "must be a header name of letters, digits and !#$%&'*+-.^_`|~")
-        elif _is_reserved(lower):
+        elif is_reserved(lower):
             bad.add(where, "is set by the gateway alone")
         if lower in seen:
             bad.add(where, "is named twice")
         seen.add(lower)
         if len(value) > HEADER_VALUE_LIMIT or (value and not _FIELD_VALUE.fullmatch(value)):
             bad.add(where, f"must have a value of visible ASCII of at most {HEADER_VALUE_LIMIT} bytes")
-
-
-def _is_reserved(name: str) -> bool:
-    return name in _RESERVED_HEADERS or name.startswith(_RESERVED_PREFIXES)
 
 
 def _check_models(bad: Violations, provider: pb.Provider, fields: Collection[str]) -> None:
@@ -250,6 +224,8 @@ def _path_rule(path: str) -> str | None:
 def _check_tls(bad: Violations, tls: pb.ProviderTls) -> None:
     if tls.HasField("ca_bundle_pem") and not _is_pem(tls.ca_bundle_pem):
         bad.add("tls.ca_bundle_pem", f"must be PEM certificates of at most {_PEM_LIMIT} characters")
+    if tls.HasField("client_certificate_secret_name"):
+        bad.text("tls.client_certificate_secret_name", tls.client_certificate_secret_name, limit=_TEXT_LIMIT)
     if tls.server_name and not (_HOST.fullmatch(tls.server_name) and len(tls.server_name) <= _TEXT_LIMIT):
         bad.add("tls.server_name", "must be a host name")
 

@@ -10,31 +10,20 @@ import re
 from dataclasses import dataclass
 
 from junctor.errors import CredentialUnavailable, FieldViolation, InvalidField
+from services.runtime.header_names import is_reserved
 
 DEFAULT_FORMAT = "Authorization: Bearer {{ auth_secret }}"
 FIELD = "auth_header_format"
+
+LENGTH_LIMIT = 8 * 1024
+"""Characters of a form, as of the value of any header."""
 
 _FORM = re.compile(r"([!#$%&'*+.^_`|~0-9A-Za-z-]+): (.*?)\{\{\s*auth_secret\s*\}\}(.*)", re.ASCII)
 _LEFT_OVER = re.compile(r"\{\{|\}\}|\{%|%\}|\{#|#\}")
 _LITERAL = re.compile(r"[\x20-\x7e\t]*")
 _UNFIT = re.compile(rb"[\x00-\x08\x0a-\x1f\x7f]")
-_RESERVED = frozenset(
-    [
-        "connection",
-        "content-length",
-        "content-type",
-        "cookie",
-        "expect",
-        "forwarded",
-        "host",
-        "keep-alive",
-        "proxy-connection",
-        "te",
-        "trailer",
-        "transfer-encoding",
-        "upgrade",
-    ]
-)
+_UNFIT_NAMES = frozenset({"cookie", "content-type", "forwarded"})
+"""Beside the reserved ones: headers that mean something else than a key."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +51,11 @@ def parse(text: str | None) -> AuthTemplate:
     """Parse a form; None and the empty text mean :data:`DEFAULT_FORMAT`.
 
     Raises :class:`InvalidField` (``auth_header_format``) unless it is a header name, ``": "`` and a value with
-    exactly one ``{{ auth_secret }}``; names that frame or route a request are refused.
+    exactly one ``{{ auth_secret }}``; names that :mod:`services.runtime.header_names` reserves
+    are refused.
     """
+    if text and len(text) > LENGTH_LIMIT:
+        raise _invalid(f"must be at most {LENGTH_LIMIT} characters")
     form = _FORM.fullmatch(text or DEFAULT_FORMAT)
     if form is None:
         raise _invalid("must have the form 'Name: value' with exactly one variable, {{ auth_secret }}")
@@ -72,7 +64,7 @@ def parse(text: str | None) -> AuthTemplate:
         raise _invalid("must have exactly one variable, {{ auth_secret }}, and no other template syntax")
     if _LITERAL.fullmatch(prefix) is None or _LITERAL.fullmatch(suffix) is None:
         raise _invalid("must have only printable ASCII characters around the variable")
-    if name.lower() in _RESERVED:
+    if is_reserved(name) or name.lower() in _UNFIT_NAMES:
         raise _invalid(f"must not set the header '{name.lower()}'")
     return AuthTemplate(name.lower().encode(), prefix.encode(), suffix.encode())
 

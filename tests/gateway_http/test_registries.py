@@ -296,12 +296,68 @@ async def test_create_answers_201_and_its_revision(edge: Edge, path: str, title:
     ],
 )
 async def test_a_bad_body_is_422_in_list_form(edge: Edge, path: str, title: str, body: bytes, loc: list[Any]) -> None:
+    edge.backend.answers[f"Create{title}"] = InvalidField.of(FieldViolation("name", "is odd"))
     response = await edge("POST", path, content=body, headers={"content-type": "application/json"})
     assert response.status_code == 422
     entry = response.json()["detail"][0]
     assert entry["loc"] == loc
     assert set(entry) >= {"type", "loc", "msg"}
-    assert edge.backend.requests == []
+    assert len(response.json()["detail"]) == len({str(each["loc"]) for each in response.json()["detail"]})
+    assert all(request.validate_only for request in edge.backend.requests)
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "shown"),
+    [
+        pytest.param(
+            InvalidField.of(FieldViolation("name", "is odd"), FieldViolation("host_url", "must be a URL")),
+            422,
+            [("name", "string_type"), ("description", "string_type"), ("host_url", "value_error")],
+            id="fields",
+        ),
+        pytest.param(errors.MalformedRequest("No cookies."), 400, "No cookies. Invalid request: name: ", id="words"),
+        pytest.param(
+            errors.PeerUnavailable("away"), 422, [("name", "string_type"), ("description", "string_type")], id="away"
+        ),
+        pytest.param(
+            providers_pb.Provider(), 422, [("name", "string_type"), ("description", "string_type")], id="fine"
+        ),
+    ],
+)
+async def test_what_the_service_finds_in_the_rest_of_a_bad_body_is_named_with_it(
+    edge: Edge, answer: Any, status: int, shown: Any
+) -> None:
+    edge.backend.answers["CreateProvider"] = answer
+    response = await edge("POST", PROVIDERS, json={"name": 5, "host_url": "nope", "description": 7})
+    assert response.status_code == status
+    assert edge.backend.request.validate_only
+    assert edge.backend.request.provider == providers_pb.Provider(workspace="team", host_url="nope")
+    detail = response.json()["detail"]
+    if status == 400:
+        assert detail.startswith(shown)
+        assert "description: Input should be a valid string" in detail
+    else:
+        assert [(entry["loc"][-1], entry["type"]) for entry in detail] == shown
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "rpc"),
+    [
+        ("PATCH", f"{MODELS}/m", "UpdateModel"),
+        ("PUT", f"{PROVIDERS}/p", "UpdateProvider"),
+        ("PUT", f"{PROVIDERS}/p/status", "UpdateProviderStatus"),
+        ("PATCH", f"{SECRETS}/s", "UpdateSecret"),
+        ("PATCH", f"{VIRTUAL}/v", "UpdateVirtualModel"),
+        ("PUT", f"{WORKSPACES}/w", "UpdateWorkspace"),
+    ],
+)
+async def test_a_bad_update_is_only_checked(edge: Edge, method: str, path: str, rpc: str) -> None:
+    edge.backend.answers[rpc] = InvalidField.of(FieldViolation("other", "is odd"))
+    response = await edge(method, path, json={"description": 7, "status_message": 7, "host_url": "http://h"})
+    assert response.status_code == 422
+    assert [entry["loc"][-1] for entry in response.json()["detail"]][-1:] == ["other"]
+    assert len(response.json()["detail"]) == 2
+    assert [request.validate_only for request in edge.backend.requests] == [True]
 
 
 async def test_a_provider_needs_host_url(edge: Edge) -> None:
@@ -433,7 +489,7 @@ async def test_put_of_a_workspace_writes_its_description(edge: Edge) -> None:
     [({"value": "v"}, {"value": "v"}), ({"description": ""}, {"description": ""}), ({"value": None}, {})],
     ids=["value", "description", "null keeps"],
 )
-async def test_patch_of_a_secret_writes_what_is_given(edge: Edge, body: dict[str, Any], fields: dict[str, str]) -> None:
+async def test_patch_of_a_secret_writes_what_is_given(edge: Edge, body: dict[str, Any], fields: dict[str, Any]) -> None:
     edge.backend.answers["UpdateSecret"] = secrets_pb.Secret()
     await edge("PATCH", f"{SECRETS}/s", json=body)
     assert edge.backend.request == secrets_pb.UpdateSecretRequest(workspace="team", name="s", **fields)

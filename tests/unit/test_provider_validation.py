@@ -5,7 +5,7 @@ import pytest
 from junctor.errors import InvalidField, MalformedRequest
 from junctor.v1 import provider_registry_pb2 as pb
 from services.provider_registry.store import PROVIDER_WRITABLE
-from services.provider_registry.validation import check_provider, check_served_models
+from services.provider_registry.validation import check_provider, check_status
 from services.runtime.addresses import AddressPolicy
 
 POLICY = AddressPolicy.parse("public,private")
@@ -293,8 +293,9 @@ def test_only_the_fields_that_are_written_are_checked():
 )
 def test_models_served_by_hand_are_entities_of_the_providers_workspace(entity, served, good):
     mapping = pb.ServedModelMapping(model_entity_id=entity, served_model_name=served)
+    request = pb.UpdateProviderStatusRequest(workspace="default", name="up1", served_models={"values": [mapping]})
     if good:
-        check_served_models("default", [mapping])
+        check_status(request)
     else:
         with pytest.raises(InvalidField, match=r"served_models\[0\]"):
-            check_served_models("default", [mapping])
+            check_status(request)
