@@ -18,11 +18,11 @@ from services.inference_router.upstream_types import (
     Origin,
     Receiver,
     Timers,
-    TlsConfig,
     UpstreamFailure,
     UpstreamRequest,
 )
 from services.runtime.addresses import AddressPolicy
+from services.runtime.egress import TlsConfig
 
 __all__ = [
     "FailureKind",
@@ -104,6 +104,11 @@ class UpstreamClient:
             self._in_flight -= 1
             error = None  # its traceback holds this frame: no way back, no cycle to be collected
 
+    def retire(self, origin: Origin) -> None:
+        """Use no connection to this origin again, and forget its keys; exchanges under way finish."""
+        self._pool.retire(origin)
+        self._connector.forget(origin)
+
     async def close(self) -> None:
         """Close every connection; exchanges that run fail as CLOSED."""
         self._closed = True
@@ -117,9 +122,11 @@ class UpstreamClient:
 
 def encode_head(request: UpstreamRequest) -> bytes:
     """Write request line and fields. Raises MalformedRequest if one of them would break out of its place."""
-    method, target, body = request.method, request.target, request.body
-    lines = [b"%b %b HTTP/1.1\r\nhost: %b" % (method, target, request.origin.authority)]
+    method, target, body, origin = request.method, request.target, request.body, request.origin
+    lines = [b"%b %b%b HTTP/1.1\r\nhost: %b" % (method, origin.absolute, target, origin.authority)]
     lines += map(b": ".join, request.headers)
+    if origin.absolute and origin.proxy is not None and origin.proxy.authorization:
+        lines.append(b"proxy-authorization: " + origin.proxy.authorization)
     if body or method not in _BODYLESS:
         lines.append(b"content-length: %d" % len(body))
     lines.append(b"\r\n")

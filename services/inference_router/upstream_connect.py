@@ -1,32 +1,35 @@
 """Opens upstream connections: looks the name up, checks each address by the policy, connects to one.
 
-The address that was checked is the one connected to, so a name cannot change its meaning in between. The name
-stays in Host, SNI and the check of the certificate.
+Directly or through a proxy; which addresses are checked then is told in :mod:`services.runtime.resolving`. One timer
+bounds everything up to a connection that can be written to, TLS included.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
-from collections.abc import Awaitable, Callable, Sequence
-from ipaddress import ip_address
+from collections.abc import Callable
+from typing import TypeVar
 
 from junctor.errors import AddressRefused
 from services.inference_router.upstream_pool import Pool
 from services.inference_router.upstream_protocol import Connection
-from services.inference_router.upstream_tls import TlsContexts
-from services.inference_router.upstream_types import FailureKind, Origin, TlsConfig, UpstreamFailure
-from services.runtime.addresses import Address, AddressPolicy, literal_address
+from services.inference_router.upstream_proxy import ForwardConnection, Tunnel
+from services.inference_router.upstream_types import FailureKind, Origin, UpstreamFailure
+from services.runtime.addresses import Address, AddressPolicy
+from services.runtime.egress import Proxy, TlsConfig
+from services.runtime.resolving import NameNotResolved, Resolver, addresses_to_connect, system_resolver
+from services.runtime.tls import TlsContexts, problem_of
+from services.runtime.tunnel import connect_request
 
-Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
-"""``await resolver(host, port)``: the addresses of a name, best first. Raises OSError if there are none."""
+__all__ = ["Connector", "Resolver", "system_resolver"]
 
+_P = TypeVar("_P", bound=asyncio.Protocol)
 
-async def system_resolver(host: str, port: int) -> Sequence[str]:
-    """Ask the system's resolver, in a thread."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
+_PROXY_TEXTS = {
+    FailureKind.CONNECT: "No connection to the proxy could be made.",
+    FailureKind.CONNECT_TIMEOUT: "The proxy did not connect to the provider in time.",
+}
 
 
 class Connector:
@@ -44,67 +47,94 @@ class Connector:
         """Return a connection that can be written to, TLS done. Raises UpstreamFailure."""
         try:
             async with asyncio.timeout(seconds) as timer:
-                addresses = self._allowed(await self._addresses(origin))
+                addresses = await addresses_to_connect(
+                    origin.host, origin.port, proxy=origin.proxy, policy=self._policy, resolver=self._resolver
+                )
                 return await self._first(origin, addresses, timer.when() or 0.0)
         except TimeoutError:
-            raise UpstreamFailure(FailureKind.CONNECT_TIMEOUT) from None
+            raise _failure(FailureKind.CONNECT_TIMEOUT, origin) from None
+        except AddressRefused as error:
+            raise UpstreamFailure(FailureKind.REFUSED_ADDRESS, error.message) from None
+        except NameNotResolved:
+            whose = "provider" if origin.proxy is None else "proxy"
+            raise UpstreamFailure(FailureKind.CONNECT, f"The {whose}'s name cannot be resolved.") from None
 
-    async def _addresses(self, origin: Origin) -> list[Address]:
-        literal = literal_address(origin.host)
-        if literal is not None:
-            return [literal]
-        try:
-            return [ip_address(text) for text in await self._resolver(origin.host, origin.port)]
-        except TimeoutError:
-            raise
-        except (OSError, UnicodeError):
-            raise UpstreamFailure(FailureKind.CONNECT, "The provider's name cannot be resolved.") from None
-
-    def _allowed(self, addresses: list[Address]) -> list[Address]:
-        allowed: list[Address] = []
-        refusal: AddressRefused | None = None
-        for address in addresses:
-            try:
-                self._policy.check(address)
-            except AddressRefused as error:
-                refusal = error
-            else:
-                allowed.append(address)
-        if refusal is not None and not allowed:
-            raise UpstreamFailure(FailureKind.REFUSED_ADDRESS, refusal.message)
-        return allowed
+    def forget(self, origin: Origin) -> None:
+        """Drop what is kept for connections to an origin that is no more."""
+        if origin.tls is not None:
+            self._contexts.forget(origin.tls)
 
     async def _first(self, origin: Origin, addresses: list[Address], deadline: float) -> Connection:
         """Try the addresses in order; each has its share of the time left, so a dead one is passed."""
         loop = asyncio.get_running_loop()
-        failure = UpstreamFailure(FailureKind.CONNECT)
+        failure = _failure(FailureKind.CONNECT, origin)
         for index, address in enumerate(addresses):
             share = (deadline - loop.time()) / (len(addresses) - index)
             try:
                 async with asyncio.timeout(share):
-                    return await self._open(loop, origin, address)
+                    return await self._open(origin, address)
             except TimeoutError:
-                failure = UpstreamFailure(FailureKind.CONNECT_TIMEOUT)
+                failure = _failure(FailureKind.CONNECT_TIMEOUT, origin)
             except ssl.SSLError as error:
-                raise UpstreamFailure(FailureKind.TLS, _tls_text(error)) from None
+                raise tls_failure(error, "provider") from None
             except OSError:
-                failure = UpstreamFailure(FailureKind.CONNECT)
+                failure = _failure(FailureKind.CONNECT, origin)
         raise failure
 
-    async def _open(self, loop: asyncio.AbstractEventLoop, origin: Origin, address: Address) -> Connection:
+    async def _open(self, origin: Origin, address: Address) -> Connection:
+        proxy = origin.proxy
+        if proxy is not None and origin.scheme == "https":
+            return await self._open_tunnel(origin, proxy, address)
+        if proxy is not None:
+            return await self._to_proxy(proxy, address, lambda: ForwardConnection(self._pool, origin))
         secure = origin.scheme == "https"
-        config = origin.tls or TlsConfig()
-        _, connection = await loop.create_connection(
+        _, connection = await asyncio.get_running_loop().create_connection(
             lambda: Connection(self._pool, origin),
             str(address),
             origin.port,
-            ssl=self._contexts.get(config) if secure else None,
-            server_hostname=(config.server_name or origin.host) if secure else None,
+            ssl=self._contexts.get(origin.tls or TlsConfig()) if secure else None,
+            server_hostname=_server_name(origin) if secure else None,
         )
         return connection
 
+    async def _open_tunnel(self, origin: Origin, proxy: Proxy, address: Address) -> Connection:
+        context = self._contexts.get(origin.tls or TlsConfig())
+        tunnel = await self._to_proxy(proxy, address, Tunnel)
+        try:
+            await tunnel.open(connect_request(proxy, origin.host, origin.port))
+            transport = await tunnel.secure(context, _server_name(origin))
+            connection = Connection(self._pool, origin)
+            tunnel.hand_over(transport, connection)
+        except BaseException:
+            tunnel.abort()
+            raise
+        return connection
 
-def _tls_text(error: ssl.SSLError) -> str:
-    if isinstance(error, ssl.SSLCertVerificationError):
-        return f"The provider's certificate cannot be trusted: {error.verify_message}."
-    return ""
+    async def _to_proxy(self, proxy: Proxy, address: Address, factory: Callable[[], _P]) -> _P:
+        secure = proxy.scheme == "https"
+        try:
+            _, protocol = await asyncio.get_running_loop().create_connection(
+                factory,
+                str(address),
+                proxy.port,
+                ssl=self._contexts.get(TlsConfig(proxy.ca_pem)) if secure else None,
+                server_hostname=proxy.host if secure else None,
+            )
+        except ssl.SSLError as error:
+            raise tls_failure(error, "proxy") from None
+        return protocol
+
+
+def tls_failure(error: ssl.SSLError, whose: str) -> UpstreamFailure:
+    """Say why TLS failed; ``whose``: ``provider`` or ``proxy``. No host, address or detail of the certificate."""
+    problem = problem_of(error)
+    text = f"The {whose}'s certificate {problem}." if problem else f"TLS with the {whose} could not be agreed on."
+    return UpstreamFailure(FailureKind.TLS, text)
+
+
+def _failure(kind: FailureKind, origin: Origin) -> UpstreamFailure:
+    return UpstreamFailure(kind, _PROXY_TEXTS[kind] if origin.proxy is not None else "")
+
+
+def _server_name(origin: Origin) -> str:
+    return (origin.tls.server_name if origin.tls is not None else "") or origin.host

@@ -18,7 +18,7 @@ from services.inference_router.upstream_types import Origin
 class Pool:
     """Idle and open connections. Belongs to one event loop."""
 
-    __slots__ = ("_closed", "_empty", "_idle", "_max_idle", "_open", "now", "wheel")
+    __slots__ = ("_closed", "_empty", "_idle", "_max_idle", "_open", "_retired", "now", "wheel")
 
     def __init__(self, loop: asyncio.AbstractEventLoop, max_idle_seconds: float) -> None:
         self.now: Callable[[], float] = loop.time
@@ -26,6 +26,7 @@ class Pool:
         self._max_idle = max_idle_seconds
         self._idle: dict[Origin, dict[Connection, None]] = {}
         self._open: set[Connection] = set()
+        self._retired: set[Connection] = set()
         self._empty = asyncio.Event()
         self._empty.set()
         self._closed = False
@@ -51,7 +52,7 @@ class Pool:
 
     def keep(self, connection: Connection) -> None:
         """Take a connection back."""
-        if self._closed:
+        if self._closed or connection in self._retired:
             connection.close()
             return
         self._idle.setdefault(connection.origin, {})[connection] = None
@@ -64,6 +65,12 @@ class Pool:
             idle.pop(connection, None)
             if not idle:
                 del self._idle[connection.origin]
+
+    def retire(self, origin: Origin) -> None:
+        """Close idle connections to an origin now, the others after the exchange that they carry."""
+        for connection in tuple(self._idle.get(origin, ())):
+            connection.close()
+        self._retired.update(connection for connection in self._open if connection.origin == origin)
 
     def add(self, connection: Connection) -> None:
         """Count a connection that opened."""
@@ -78,6 +85,7 @@ class Pool:
         connection.deadline = inf
         self.wheel.forget(connection)
         self._open.discard(connection)
+        self._retired.discard(connection)
         if not self._open:
             self._empty.set()
 

@@ -6,23 +6,11 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
+from services.runtime.egress import Proxy, TlsConfig
 from services.runtime.exchange import Headers
 
 if TYPE_CHECKING:
     from services.inference_router.upstream_protocol import Transfer
-
-
-@dataclass(frozen=True, slots=True)
-class TlsConfig:
-    """TLS with one provider, as PEM text. The default: the system's authorities, no client certificate."""
-
-    ca_pem: str = ""
-    """Authorities to trust instead of the system's."""
-    certificate_pem: str = ""
-    """Client certificate with its chain; needs ``key_pem``."""
-    key_pem: str = field(default="", repr=False)
-    server_name: str = ""
-    """Name for SNI and for the check of the certificate; empty: the origin's host."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +23,12 @@ class Origin:
     """Name or address, without brackets."""
     port: int
     tls: TlsConfig | None = None
+    proxy: Proxy | None = None
+    """None: connect directly."""
     authority: bytes = field(init=False, repr=False, compare=False)
     """Value of the Host field."""
+    absolute: bytes = field(init=False, repr=False, compare=False)
+    """What goes in front of the target where a proxy is sent the request itself (absolute-form); else empty."""
     _hash: int = field(init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
@@ -45,7 +37,9 @@ class Origin:
         default = 443 if self.scheme == "https" else 80
         text = host if self.port == default else f"{host}:{self.port}"
         object.__setattr__(self, "authority", text.encode("ascii"))
-        object.__setattr__(self, "_hash", hash((self.scheme, self.host, self.port, self.tls)))
+        forwarded = self.proxy is not None and self.scheme == "http"
+        object.__setattr__(self, "absolute", b"http://" + self.authority if forwarded else b"")
+        object.__setattr__(self, "_hash", hash((self.scheme, self.host, self.port, self.tls, self.proxy)))
 
     def __hash__(self) -> int:
         # The pool looks an origin up for every request.

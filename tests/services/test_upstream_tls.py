@@ -176,7 +176,7 @@ def test_a_client_certificate_is_shown_when_given(run: Run, pki: Pki) -> None:
             client = make_client()
             with pytest.raises(UpstreamFailure):
                 await client.exchange(ask(up, TlsConfig(ca_pem=pki.ca)), Body())
-            tls = TlsConfig(ca_pem=pki.ca, certificate_pem=pki.client_certificate, key_pem=pki.client_key)
+            tls = TlsConfig(ca_pem=pki.ca, client_pem=pki.client_certificate + pki.client_key)
             up.script(Raw(head(200, ("content-length", "2")) + b"ok"))
             body = Body()
             await client.exchange(ask(up, tls), body)
@@ -187,7 +187,7 @@ def test_a_client_certificate_is_shown_when_given(run: Run, pki: Pki) -> None:
     run(case())
 
 
-@pytest.mark.parametrize("tls", [TlsConfig(ca_pem="nonsense"), TlsConfig(certificate_pem="x", key_pem="y")])
+@pytest.mark.parametrize("tls", [TlsConfig(ca_pem="nonsense"), TlsConfig(client_pem="x")])
 async def test_pem_that_cannot_be_read_is_a_tls_failure(pki: Pki, tls: TlsConfig) -> None:
     async with ScriptedUpstream(tls=pki.server_context()) as up:
         client = make_client()

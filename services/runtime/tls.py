@@ -1,0 +1,88 @@
+"""TLS contexts for connections to providers: at least TLS 1.2, names checked, ALPN ``http/1.1``.
+
+The check of the certificate cannot be turned off.
+"""
+
+from __future__ import annotations
+
+import os
+import ssl
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from services.runtime.egress import TlsConfig
+
+_MOST_CONTEXTS = 256
+
+_CERTIFICATE_PROBLEMS = {
+    # Numbers of X509_V_ERR_*, <openssl/x509_vfy.h>.
+    9: "is not valid yet",
+    10: "has expired",
+    18: "is not trusted: it vouches for itself",
+    19: "is not trusted: its authority is unknown",
+    20: "is not trusted: its authority is unknown",
+    21: "is not trusted: its authority is unknown",
+    23: "has been revoked",
+    62: "is for another host name",
+    64: "is for another address",
+}
+
+
+class TlsContexts:
+    """Makes each context once: reading the system's authorities takes tens of milliseconds."""
+
+    __slots__ = ("_contexts",)
+
+    def __init__(self) -> None:
+        self._contexts: dict[TlsConfig, ssl.SSLContext] = {}
+
+    def get(self, config: TlsConfig) -> ssl.SSLContext:
+        """Return the context. Raises ssl.SSLError if one of the PEM texts cannot be used."""
+        context = self._contexts.get(config)
+        if context is None:
+            if len(self._contexts) >= _MOST_CONTEXTS:  # configurations of providers that are long gone
+                self._contexts.clear()
+            context = self._contexts[config] = _context(config)
+        return context
+
+    def forget(self, config: TlsConfig) -> None:
+        """Drop a context, and with it the key that it holds."""
+        self._contexts.pop(config, None)
+
+
+def problem_of(error: ssl.SSLError) -> str:
+    """Say what is wrong, to go behind ``certificate``; empty if it is not the certificate. Names no host."""
+    if not isinstance(error, ssl.SSLCertVerificationError):
+        return ""
+    return _CERTIFICATE_PROBLEMS.get(error.verify_code, "cannot be trusted")
+
+
+def _context(config: TlsConfig) -> ssl.SSLContext:
+    context = ssl.create_default_context(cadata=config.ca_pem or None)
+    context.minimum_version = ssl.TLSVersion.TLSv1_2
+    context.set_alpn_protocols(["http/1.1"])
+    if config.client_pem:
+        with _as_file(config.client_pem) as path:
+            context.load_cert_chain(path)
+    return context
+
+
+@contextmanager
+def _as_file(pem: str) -> Iterator[Path]:
+    """OpenSSL reads certificates from files only; where it can be, that file is in memory and has no name."""
+    try:
+        number = os.memfd_create("junctor-tls", os.MFD_CLOEXEC)
+    except (AttributeError, OSError):  # not Linux, or not allowed
+        with tempfile.TemporaryDirectory(prefix="junctor-tls-") as folder:  # made with mode 0700
+            path = Path(folder, "client.pem")
+            path.touch(mode=0o600)
+            path.write_text(pem, encoding="ascii")
+            yield path
+        return
+    try:
+        os.write(number, pem.encode("ascii"))
+        yield Path(f"/proc/self/fd/{number}")
+    finally:
+        os.close(number)
