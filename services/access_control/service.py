@@ -26,8 +26,8 @@ class AccessControlService:
         server.add(workspaces_pb2_grpc.add_WorkspacesServicer_to_server, WorkspacesServicer(self._store))
 
     async def start(self) -> None:
-        """Migrate the store, create the built-in workspaces, and begin the background work."""
-        await self._database.migrate(MIGRATIONS)
+        """Prepare the store, create the built-in workspaces, and begin the background work."""
+        await self._database.prepare(MIGRATIONS)
         await self._store.seed()
         self._tasks.start(compact_forever(self._store.feed))
 

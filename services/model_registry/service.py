@@ -45,8 +45,8 @@ class ModelRegistryService:
         )
 
     async def start(self) -> None:
-        """Migrate the store and begin the background work."""
-        await self._database.migrate(MIGRATIONS)
+        """Prepare the store and begin the background work."""
+        await self._database.prepare(MIGRATIONS)
         self._tasks.start(self._workspaces.follower.run())
         self._tasks.start(compact_forever(self._stores.feed))
         self._tasks.start(drop_deleted_workspaces(self._workspaces, self._changed, self._drop_workspaces_except))

@@ -78,8 +78,8 @@ class ProviderRegistryService:
         server.add(secrets_pb2_grpc.add_SecretAccessServicer_to_server, SecretAccessServicer(self._secrets))
 
     async def start(self) -> None:
-        """Migrate the store, make the seed, and begin the background work."""
-        await self._database.migrate(MIGRATIONS)
+        """Prepare the store, make the seed, and begin the background work."""
+        await self._database.prepare(MIGRATIONS)
         if self._seed:
             await seeds.seed(self._providers)
         attempts = Attempts(

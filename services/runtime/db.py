@@ -13,22 +13,25 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import aiosqlite
-from alembic import command
-from alembic.config import Config
 from sqlalchemy import Connection, event, text
 from sqlalchemy.engine import make_url
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 from sqlalchemy.util import await_only
 
 from junctor.errors import NotReady
+from services.runtime import schema
 from services.runtime.db_errors import connecting, refusals
 
 _BUSY_SECONDS = 10
 """How long SQLite waits for another process's write lock before it gives up."""
 
+
+_SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ"}
+_FEW = 50
+"""Rows that SQLite writes in one statement on the event loop; more go to the connection's thread."""
 
 T = TypeVar("T")
 
@@ -36,9 +39,11 @@ T = TypeVar("T")
 class Database:
     """A store's engine. ``schema`` is its schema on PostgreSQL; SQLite has one file per store."""
 
-    def __init__(self, engine: AsyncEngine, *, schema: str) -> None:
+    def __init__(self, engine: AsyncEngine, *, schema: str, migrates: bool = True) -> None:
+        """``migrates``: :meth:`prepare` brings the schema up to date; else it only looks."""
         self.engine = engine
         self.schema = schema
+        self.migrates = migrates
         self.is_sqlite = engine.dialect.name == "sqlite"
         self._writer = asyncio.Lock()
         self._closed = False
@@ -46,17 +51,19 @@ class Database:
         self._unused = asyncio.Event()
 
     @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncConnection]:
-        """A transaction that sees one state of the store and writes nothing. Raises StoreUnavailable."""
+    async def read(self, *, bulk: bool = False) -> AsyncIterator[AsyncConnection]:
+        """A transaction that sees one state of the store and writes nothing. Raises StoreUnavailable.
+
+        ``bulk``: it may read thousands of rows, which SQLite then does beside the event loop.
+        """
         with refusals():
-            async with self._reading() as connection:
+            async with self._reading(bulk) as connection:
                 yield connection
 
     @asynccontextmanager
-    async def _reading(self) -> AsyncIterator[AsyncConnection]:
+    async def _reading(self, bulk: bool) -> AsyncIterator[AsyncConnection]:
         async with self._connection() as connection:
-            if not self.is_sqlite:
-                await connection.execution_options(isolation_level="REPEATABLE READ")
+            await connection.execution_options(**({"junctor_bulk": bulk} if self.is_sqlite else _SNAPSHOT))
             async with connection.begin():
                 yield connection
 
@@ -98,15 +105,30 @@ class Database:
             if not self._in_use:
                 self._unused.set()
 
-    async def migrate(self, migrations: Path) -> None:
-        """Bring the schema to the newest revision of the Alembic folder ``migrations``."""
+    async def prepare(self, migrations: Path) -> None:
+        """At start: migrate if that is this process's part, else raise SchemaUnfit unless the schema can be used."""
+        if self.migrates:
+            await self.migrate(migrations)
+            return
+        async with self._reading() as tx:
+            await tx.run_sync(schema.require, migrations, self.schema)
+
+    async def migrate(self, migrations: Path) -> schema.Migrated:
+        """Bring the schema to the newest revision of the Alembic folder ``migrations``. Raises SchemaUnfit."""
         # In one write transaction: of two processes that start together, the second finds everything done.
         async with self._writing() as tx:  # at start, `opening` says what is wrong
             if not self.is_sqlite:
-                name = {"name": f"junctor.{self.schema}"}
-                await tx.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), name)
-                await tx.execute(text(f'CREATE SCHEMA IF NOT EXISTS "{self.schema}"'))
-            await tx.run_sync(_upgrade, migrations)
+                await self._lock_schema(tx)
+            return await tx.run_sync(schema.upgrade, migrations)
+
+    async def _lock_schema(self, tx: AsyncConnection) -> None:
+        """Make the schema and be the only one who migrates it, until ``tx`` ends."""
+        name = {"name": f"junctor.{self.schema}"}
+        await tx.execute(text("SELECT pg_advisory_xact_lock(hashtext(:name))"), name)
+        there = text("SELECT 1 FROM pg_namespace WHERE nspname = :name")
+        # IF NOT EXISTS would ask for the right to create one also where there is one.
+        if (await tx.execute(there, {"name": self.schema})).first() is None:
+            await tx.execute(text(f'CREATE SCHEMA "{self.schema}"'))
 
     async def answers(self) -> bool:
         """Tell whether the database answers a trivial query, and its file is still there."""
@@ -134,8 +156,8 @@ class Database:
         await self.engine.dispose()
 
 
-def open_database(url: str, *, schema: str) -> Database:
-    """Open ``sqlite:///path`` or ``postgresql://…`` without connecting yet."""
+def open_database(url: str, *, schema: str, migrates: bool = True) -> Database:
+    """Open ``sqlite:///path`` or ``postgresql://…`` without connecting yet; a SQLite file is always migrated."""
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         arguments = {"timeout": _BUSY_SECONDS, "async_creator_fn": _connect_sqlite}
@@ -147,7 +169,7 @@ def open_database(url: str, *, schema: str) -> Database:
         pool_pre_ping=True,
         connect_args={"server_settings": {"search_path": schema, "application_name": f"junctor-{schema}"}},
     )
-    return Database(engine, schema=schema)
+    return Database(engine, schema=schema, migrates=migrates)
 
 
 async def outlast(work: asyncio.Future[T]) -> T:
@@ -165,14 +187,30 @@ async def outlast(work: asyncio.Future[T]) -> T:
 
 
 class _Connection(aiosqlite.Connection):
-    """A connection whose statements are never abandoned: one that goes on in its thread would keep its lock."""
+    """A connection that uses its thread for what may take long: locks, the disk, many rows.
+
+    Other statements run on the event loop: they take less than the way to a thread and back, which is four times
+    that way for each query. What goes to the thread is never abandoned: going on there, it would keep its lock.
+    """
+
+    bulk = True
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not self._running or not self._connection:
             raise ValueError("the connection is closed")
+        if not self.bulk and self._is_quick(fn, args):
+            return fn(*args, **kwargs)
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._tx.put_nowait((done, partial(fn, *args, **kwargs)))
         return await outlast(done)
+
+    def _is_quick(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+        if self._connection is None or getattr(fn, "__self__", None) is self._connection:
+            # Of what a connection does itself, commits and what ends an open transaction write to the disk.
+            return fn.__name__ == "cursor" or (fn.__name__ == "rollback" and not self._conn.in_transaction)
+        if fn.__name__ == "executemany":
+            return len(args[1]) <= _FEW
+        return not (args and isinstance(args[0], str) and args[0].startswith("BEGIN IMMEDIATE"))
 
     async def close(self) -> None:
         """Roll back, then close: with a cursor still alive somewhere, SQLite would close, and unlock, much later."""
@@ -182,7 +220,8 @@ class _Connection(aiosqlite.Connection):
 
 
 def _connect_sqlite(path: str, **arguments: Any) -> aiosqlite.Connection:
-    connection = _Connection(partial(sqlite3.connect, path, **arguments), iter_chunk_size=64)
+    connect = partial(sqlite3.connect, path, **arguments | {"check_same_thread": False})
+    connection = _Connection(connect, iter_chunk_size=64)
     connection._thread.daemon = True  # a process that must end does not wait for a statement
     return connection
 
@@ -210,15 +249,10 @@ def _prepare_sqlite(engine: AsyncEngine) -> None:
         cursor.close()
 
     def began(connection: Connection) -> None:
-        immediate = connection.get_execution_options().get("junctor_write", False)
+        options = connection.get_execution_options()
+        cast(_Connection, connection.connection.driver_connection).bulk = options.get("junctor_bulk", False)
+        immediate = options.get("junctor_write", False)
         connection.exec_driver_sql("BEGIN IMMEDIATE" if immediate else "BEGIN")
 
     event.listen(engine.sync_engine, "connect", connected)
     event.listen(engine.sync_engine, "begin", began)
-
-
-def _upgrade(connection: Connection, migrations: Path) -> None:
-    config = Config()
-    config.set_main_option("script_location", str(migrations))
-    config.attributes["connection"] = connection
-    command.upgrade(config, "head")

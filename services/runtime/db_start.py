@@ -14,6 +14,7 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from junctor.errors import StoreUnavailable
 from services.runtime.db import Database
 from services.runtime.failures import CannotStart
+from services.runtime.schema import SchemaUnfit
 
 
 class StoreUnusable(CannotStart):
@@ -31,6 +32,8 @@ def opening(database: Database) -> Iterator[None]:
             raise StoreUnusable(f"cannot reach {_place(database)}: {cause.strerror}") from error
         why = getattr(cause, "orig", None) or cause or error
         raise StoreUnusable(f"cannot use {_place(database)}: {_first_line(why)}") from error
+    except SchemaUnfit as error:
+        raise StoreUnusable(f"{_place(database)} {error}") from error
     except CommandError as error:  # a revision that this release does not know
         raise StoreUnusable(f"{_place(database)} was written by another release: {_first_line(error)}") from error
     except DBAPIError as error:

@@ -1,4 +1,9 @@
-"""What every store's Alembic ``env.py`` runs, and the tables that every store begins with."""
+"""What every store's Alembic ``env.py`` runs, and the steps that several stores' migrations share.
+
+A migration from 0002 on is a file of its store's ``versions`` with ``revision`` (four digits, one after the other) and
+``compatible_from``: the newest revision of the oldest code that may still use the schema it leaves. There is no way
+down: the release before runs on the newer schema as it is.
+"""
 
 from __future__ import annotations
 
@@ -7,11 +12,13 @@ import secrets
 import sqlalchemy as sa
 from alembic import context, op
 
+from services.runtime.schema import VERSION_TABLE
+
 
 def run() -> None:
     """Run the migrations of the folder that called this, on the connection that the store handed over."""
     connection = context.config.attributes["connection"]
-    context.configure(connection=connection, transactional_ddl=True)
+    context.configure(connection=connection, transactional_ddl=True, version_table=VERSION_TABLE)
     with context.begin_transaction():
         context.run_migrations()
 
@@ -59,3 +66,19 @@ def create_resource_table(name: str, *extra: sa.Column[object]) -> None:
         *extra,
     )
     op.create_index(f"{name}_created_at", name, ["created_at"])
+
+
+def add_workspace_id(*tables: str) -> None:
+    """Let each table's rows know by its id in which incarnation of their workspace they lie; NULL is not known."""
+    for table in tables:
+        op.add_column(table, sa.Column("workspace_id", sa.String(64)))
+        op.create_index(f"{table}_workspace_id", table, ["workspace", "workspace_id"])
+
+
+def order_by_bytes(*tables: str) -> None:
+    """Let PostgreSQL order the names of resource tables as SQLite does, whatever the database's locale."""
+    if op.get_bind().dialect.name != "postgresql":
+        return
+    for table in tables:
+        for column in ("workspace", "name"):
+            op.alter_column(table, column, type_=sa.String(63, collation="C"), existing_type=sa.String(63))
