@@ -110,7 +110,7 @@ class Database:
         if self.migrates:
             await self.migrate(migrations)
             return
-        async with self._reading() as tx:
+        async with self._reading(bulk=False) as tx:
             await tx.run_sync(schema.require, migrations, self.schema)
 
     async def migrate(self, migrations: Path) -> schema.Migrated:
