@@ -140,6 +140,7 @@ async def running(
     *,
     pace: Pace = QUICK,
     seed: bool = False,
+    seed_key: Secret | None = None,
     networks: AddressPolicy = LOOPBACK,
     models: ModelRegistry | None = None,
 ) -> AsyncIterator[Plane]:
@@ -161,6 +162,7 @@ async def running(
         model_registry=back_peer,
         networks=networks,
         seed=seed,
+        seed_key=seed_key,
         pace=pace,
     )
     service.register(mine)

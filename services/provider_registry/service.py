@@ -19,6 +19,7 @@ from services.provider_registry.servicer import ProviderRegistryServicer
 from services.provider_registry.store import MIGRATIONS, ProviderStore
 from services.provider_registry.sync import ModelSync, clear_tombstones
 from services.runtime.addresses import AddressPolicy
+from services.runtime.auth import Secret
 from services.runtime.changes import Feed
 from services.runtime.db import Database
 from services.runtime.server import GrpcServer
@@ -42,9 +43,13 @@ class ProviderRegistryService:
         networks: AddressPolicy,
         discovery_interval: float = 10.0,
         seed: bool = True,
+        seed_key: Secret | None = None,
         pace: Pace | None = None,
     ) -> None:
-        """``model_registry`` shows the service token; ``discovery_interval`` in seconds; ``pace`` wins over it."""
+        """``model_registry`` shows the service token; ``discovery_interval`` in seconds; ``pace`` wins over it.
+
+        ``seed_key``: the key of the environment for the seed.
+        """
         self._database = database
         self._changed = asyncio.Event()
         self._workspaces = WorkspaceList(access_control, on_change=lambda _: self._changed.set())
@@ -56,6 +61,7 @@ class ProviderRegistryService:
         self._networks = networks
         self._pace = pace or Pace(interval=discovery_interval)
         self._seed = seed
+        self._seed_key = seed_key
         self._tasks = Tasks("provider_registry")
 
     def register(self, server: GrpcServer) -> None:
@@ -82,6 +88,8 @@ class ProviderRegistryService:
         await self._database.prepare(MIGRATIONS)
         if self._seed:
             await seeds.seed(self._providers)
+            if self._seed_key is not None:
+                await seeds.store_key(self._providers, self._secrets, self._seed_key)
         attempts = Attempts(
             self._providers, self._secrets, lister=ModelLister(self._networks), sync=self._sync, pace=self._pace
         )

@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from junctor.v1 import provider_registry_pb2 as pb
 from services.provider_registry.schedule import Attempts, Schedule, now_microseconds
 from services.runtime.changes import Feed
 from services.runtime.paging import ListQuery, Page
-from services.runtime.resources import Kind, ResourceStore
+from services.runtime.resources import REQUESTS, Kind, ResourceStore
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -67,6 +68,10 @@ PROVIDER = Kind(
 )
 
 
+_FOR_EVER = 2**62
+"""A time that no clean-up of old request ids reaches."""
+
+
 class ProviderStore(ResourceStore[pb.Provider]):
     """Providers. Each has a row in the schedule from its creation on, and a tombstone after its deletion."""
 
@@ -83,6 +88,21 @@ class ProviderStore(ResourceStore[pb.Provider]):
         created = await super().insert(tx, new)
         await self.schedule.add(tx, created)
         return created
+
+    async def create_once(self, provider: pb.Provider, *, mark: str) -> bool:
+        """Create a provider unless its name is taken or this was called before with that mark; tell whether it did.
+
+        Remembered for ever, so that a provider which somebody deletes is not made again.
+        """
+        async with self.transaction() as tx:
+            if (await tx.execute(sa.select(REQUESTS.c.kind).where(REQUESTS.c.request_id == mark))).first():
+                return False
+            row = {"request_id": mark, "kind": "mark", "digest": "", "body": b"", "at": _FOR_EVER}
+            await tx.execute(sa.insert(REQUESTS).values(row))
+            free = await self.find(tx, provider.workspace, provider.name) is None
+            if free:
+                await self.insert(tx, provider)
+            return free
 
     async def remove(self, tx: AsyncConnection, current: pb.Provider) -> int:
         """Delete ``current`` within ``tx`` and leave a tombstone; returns the revision."""

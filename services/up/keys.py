@@ -42,6 +42,8 @@ async def _register(edge: Edge, vendor: Vendor, environment: Mapping[str, str]) 
     existing = next((entry for entry in providers if entry["name"] == vendor.provider), None)
     if existing is not None:
         return await _refresh(edge, vendor, existing, key)
+    if vendor.seeded:  # made by the registry, once: its absence is somebody's decision
+        return State.LEFT_ALONE, f"there is no {vendor.workspace}/{vendor.provider}"
     for entry in providers:
         if _same_host(str(entry.get("host_url")), vendor.host_url):
             return State.LEFT_ALONE, f"there is {vendor.workspace}/{entry['name']}"

@@ -21,6 +21,11 @@ from services.up.register import register_demo
 from services.up.vendors import VENDORS, LocalServer
 
 OPENAI = {"OPENAI_API_KEY": "sk-one"}
+SEEDED = {
+    "host_url": "https://integrate.api.nvidia.com",
+    "api_key_secret_name": "nvidia-api-key",
+    "description": "NVIDIA Build",
+}
 
 
 class StandIn:
@@ -202,6 +207,7 @@ async def test_every_key_becomes_a_secret_and_a_provider_of_its_vendor(
     client: httpx.AsyncClient, standin: StandIn
 ) -> None:
     environment = {vendor.variable: f"key-{vendor.provider}" for vendor in VENDORS}
+    standin.provider("system/nvidia-build", **SEEDED)
     found = await detect(client, environment=environment, own_ports=(), servers=())
     assert [(entry.source, entry.state) for entry in found] == [(v.variable, State.ADDED) for v in VENDORS]
     for vendor in VENDORS:
@@ -237,11 +243,16 @@ async def test_a_changed_key_changes_the_secret_that_detection_made(
 
 
 async def test_the_seeded_provider_only_gets_its_key(client: httpx.AsyncClient, standin: StandIn) -> None:
-    seeded = {"host_url": "https://integrate.api.nvidia.com", "api_key_secret_name": "nvidia-api-key"}
-    standin.provider("system/nvidia-build", description="NVIDIA Build", **seeded)
+    standin.provider("system/nvidia-build", **SEEDED)
     found = await add_keys(Edge(client), {"NVIDIA_API_KEY": "nvapi-1"})
     assert found[0].line == "NVIDIA_API_KEY -> system/nvidia-build: added"
     assert standin.writes == [("POST", "/apis/secrets/v2/workspaces/system/secrets")]
+
+
+async def test_a_seeded_provider_that_is_not_there_is_not_made(client: httpx.AsyncClient, standin: StandIn) -> None:
+    found = await add_keys(Edge(client), {"NVIDIA_API_KEY": "nvapi-1"})
+    assert (found[0].state, found[0].note) == (State.LEFT_ALONE, "there is no system/nvidia-build")
+    assert standin.writes == []
 
 
 MADE = "Made by junctor up from OPENAI_API_KEY"
