@@ -544,7 +544,7 @@ class RouteCandidate(_message.Message):
     """Place in the order of attempts, from 1; 0: refused."""
     reason: _builtins.str
     """Why it was refused or ordered so, for programs: "policy", "ejected", "resting", "draining", "disabled",
-    "not_ready", "no_secret", "zero_weight", "attempt_cap" and others. New values may appear.
+    "not_ready", "no_secret", "zero_weight", "attempt_cap", "full" and others. New values may appear.
     """
     detail: _builtins.str
     """The same for people."""

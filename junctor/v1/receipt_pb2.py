@@ -26,7 +26,7 @@ from junctor.v1 import inference_router_pb2 as junctor_dot_v1_dot_inference__rou
 from junctor.v1 import route_pb2 as junctor_dot_v1_dot_route__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18junctor/v1/receipt.proto\x12\njunctor.v1\x1a!junctor/v1/inference_router.proto\x1a\x16junctor/v1/route.proto\"\xeb\x01\n\x07Receipt\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0fjunctor_version\x18\x02 \x01(\t\x12\x32\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0b\x32 .junctor.v1.ExplainRouteResponse\x12(\n\x06groups\x18\x04 \x03(\x0b\x32\x18.junctor.v1.ReceiptGroup\x12\x0c\n\x04seed\x18\x05 \x01(\x06\x12\x0c\n\x04turn\x18\x06 \x01(\x03\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12%\n\x08\x61ttempts\x18\x08 \x03(\x0b\x32\x13.junctor.v1.Attempt\"g\n\x0cReceiptGroup\x12\x15\n\rvirtual_model\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x30\n\ncandidates\x18\x03 \x03(\x0b\x32\x1c.junctor.v1.ReceiptCandidate\"\xa7\x01\n\x10ReceiptCandidate\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x16\n\x0eupstream_model\x18\x02 \x01(\t\x12\x0e\n\x06\x65ntity\x18\x03 \x01(\t\x12\x0e\n\x06weight\x18\x04 \x01(\x05\x12\x0c\n\x04tier\x18\x05 \x01(\x05\x12\x13\n\x0boutstanding\x18\x06 \x01(\x03\x12\x17\n\nreturns_at\x18\x07 \x01(\x01H\x00\x88\x01\x01\x42\r\n\x0b_returns_atB4\n\rio.junctor.v1P\x01Z\x14junctor/v1;junctorv1\xaa\x02\nJunctor.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18junctor/v1/receipt.proto\x12\njunctor.v1\x1a!junctor/v1/inference_router.proto\x1a\x16junctor/v1/route.proto\"\xeb\x01\n\x07Receipt\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x17\n\x0fjunctor_version\x18\x02 \x01(\t\x12\x32\n\x08\x64\x65\x63ision\x18\x03 \x01(\x0b\x32 .junctor.v1.ExplainRouteResponse\x12(\n\x06groups\x18\x04 \x03(\x0b\x32\x18.junctor.v1.ReceiptGroup\x12\x0c\n\x04seed\x18\x05 \x01(\x06\x12\x0c\n\x04turn\x18\x06 \x01(\x03\x12\x12\n\nsession_id\x18\x07 \x01(\t\x12%\n\x08\x61ttempts\x18\x08 \x03(\x0b\x32\x13.junctor.v1.Attempt\"g\n\x0cReceiptGroup\x12\x15\n\rvirtual_model\x18\x01 \x01(\t\x12\x0e\n\x06policy\x18\x02 \x01(\t\x12\x30\n\ncandidates\x18\x03 \x03(\x0b\x32\x1c.junctor.v1.ReceiptCandidate\"\xb5\x01\n\x10ReceiptCandidate\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x16\n\x0eupstream_model\x18\x02 \x01(\t\x12\x0e\n\x06\x65ntity\x18\x03 \x01(\t\x12\x0e\n\x06weight\x18\x04 \x01(\x05\x12\x0c\n\x04tier\x18\x05 \x01(\x05\x12\x13\n\x0boutstanding\x18\x06 \x01(\x03\x12\x17\n\nreturns_at\x18\x07 \x01(\x01H\x00\x88\x01\x01\x12\x0c\n\x04\x66ull\x18\x08 \x01(\x08\x42\r\n\x0b_returns_atB4\n\rio.junctor.v1P\x01Z\x14junctor/v1;junctorv1\xaa\x02\nJunctor.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -39,5 +39,5 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_RECEIPTGROUP']._serialized_start=337
   _globals['_RECEIPTGROUP']._serialized_end=440
   _globals['_RECEIPTCANDIDATE']._serialized_start=443
-  _globals['_RECEIPTCANDIDATE']._serialized_end=610
+  _globals['_RECEIPTCANDIDATE']._serialized_end=624
 # @@protoc_insertion_point(module_scope)

@@ -126,6 +126,7 @@ class ReceiptCandidate(_message.Message):
     TIER_FIELD_NUMBER: _builtins.int
     OUTSTANDING_FIELD_NUMBER: _builtins.int
     RETURNS_AT_FIELD_NUMBER: _builtins.int
+    FULL_FIELD_NUMBER: _builtins.int
     provider: _builtins.str
     """The provider, as "workspace/name"."""
     upstream_model: _builtins.str
@@ -140,6 +141,8 @@ class ReceiptCandidate(_message.Message):
     """Calls that the router had open at it."""
     returns_at: _builtins.float
     """When it was to take calls again, in seconds of the router's own monotonic clock; absent: it took calls."""
+    full: _builtins.bool
+    """The provider had as many calls open as it takes."""
     def __init__(
         self,
         *,
@@ -150,10 +153,11 @@ class ReceiptCandidate(_message.Message):
         tier: _builtins.int = ...,
         outstanding: _builtins.int = ...,
         returns_at: _builtins.float | None = ...,
+        full: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_returns_at", b"_returns_at", "returns_at", b"returns_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_returns_at", b"_returns_at", "entity", b"entity", "outstanding", b"outstanding", "provider", b"provider", "returns_at", b"returns_at", "tier", b"tier", "upstream_model", b"upstream_model", "weight", b"weight"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_returns_at", b"_returns_at", "entity", b"entity", "full", b"full", "outstanding", b"outstanding", "provider", b"provider", "returns_at", b"returns_at", "tier", b"tier", "upstream_model", b"upstream_model", "weight", b"weight"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__returns_at: _TypeAlias = _typing.Literal["returns_at"]  # noqa: Y015
     _WhichOneofArgType__returns_at: _TypeAlias = _typing.Literal["_returns_at", b"_returns_at"]  # noqa: Y015

@@ -32,6 +32,9 @@ SENT = "request_sent"
 ATTEMPTS = "attempts"
 """Metadata of an error: how many providers were tried."""
 
+_OWN = (errors.AddressRefused, errors.Overloaded)
+"""Errors that are the gateway's, not a provider's: of several they say the least."""
+
 _VERDICTS = {
     FailureKind.IDLE_TIMEOUT: Verdict.STALLED,
     FailureKind.MALFORMED: Verdict.PROVIDER_ERROR,
@@ -57,6 +60,14 @@ class Plan:
 
 class Observer:
     """Hears how attempts go; the router's health and load keeping overrides what it needs."""
+
+    __slots__ = ("until",)
+
+    until: float
+    """When the call ends at the latest, by the event loop's clock."""
+
+    async def admit(self, candidate: Candidate) -> None:
+        """Wait for a slot at a provider that has a limit. Raises Overloaded."""
 
     def began(self, candidate: Candidate) -> None:
         """An attempt begins."""
@@ -114,19 +125,34 @@ class Attempts:
         for number, candidate in enumerate(plan.candidates[: plan.cap], start=1):
             if number > 1 and not self._observer.may_retry():
                 break
+            if candidate.provider.max_concurrency and (busy := await self._busy(candidate)) is not None:
+                missed = missed or busy
+                continue
             answer = self._expect(plan, candidate, number)
             miss = await self._attempt(plan.request_for(candidate), candidate, answer)
             if self.outcome is not None:
                 return self.outcome
             if miss is None:
                 given = answer
-            elif missed is None or not isinstance(miss.error, errors.AddressRefused):
+            elif missed is None or not isinstance(miss.error, _OWN):
                 missed = miss
             if not _may_go_on(plan, answer, miss):
                 break
         if given is not None:
             return self._deliver(given)
         raise self._noted(missed.error if missed else errors.NoRoute("There is no provider to try."))
+
+    async def _busy(self, candidate: Candidate) -> _Miss | None:
+        """Wait for a slot of a provider with a limit; returns why there was none."""
+        self._current = None  # nothing is under way while it waits
+        self._began = perf_counter()
+        try:
+            await self._observer.admit(candidate)
+        except errors.Overloaded as error:
+            waited = (perf_counter() - self._began) * 1000
+            self._done.append(Attempt(candidate.provider.ref, 0, "queue_full", waited))
+            return _Miss(error, False)
+        return None
 
     def expire(self, text: str) -> Outcome:
         """The total timer ran out: end an answer that has begun. Raises UpstreamTimeout if none has."""

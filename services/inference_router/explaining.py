@@ -25,6 +25,7 @@ _DETAILS = {
     "ejected": "failed too often lately; tried after all healthy ones",
     "resting": "asked not to be called for a while; tried after all healthy ones",
     "probing": "one call is finding out whether it is well again",
+    "full": "has as many calls open as it takes; tried after those that have room",
     "draining": "takes no new calls: an operator drains it",
     "disabled": "takes no calls: an operator disabled it",
     "not_ready": "discovery has not made it READY",
@@ -61,7 +62,7 @@ def decision(
     answer.virtual_model = names.join(found.virtual_model.workspace, found.virtual_model.name)
     answer.policy = found.virtual_model.policy.value
     for position, candidate in enumerate(ordered, start=1):
-        reason = ledger.why_out(candidate.key) or ("policy" if position <= ATTEMPT_CAP else "attempt_cap")
+        reason = _why(ledger, candidate) or ("policy" if position <= ATTEMPT_CAP else "attempt_cap")
         answer.candidates.append(_candidate(ledger, candidate, position, reason))
     for refused in found.refused:
         answer.candidates.append(_candidate(ledger, refused.candidate, 0, refused.reason))
@@ -92,6 +93,10 @@ def _look_up(keeper: CatalogKeeper, request: pb.ExplainRouteRequest) -> VirtualM
         case "plain":
             return resolution.look_up(catalog, Route.PLAIN, request.plain.workspace, model=request.body_model)
     raise MalformedRequest("The request names no target.")
+
+
+def _why(ledger: Ledger, candidate: Candidate) -> str:
+    return ledger.why_out(candidate.key) or ("full" if candidate.provider.ref in ledger.slots.full else "")
 
 
 def _candidate(ledger: Ledger, candidate: Candidate, position: int, reason: str) -> pb.RouteCandidate:

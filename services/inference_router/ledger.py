@@ -11,6 +11,7 @@ from services.inference_router.attempts import TIMEOUTS, Observer
 from services.inference_router.budget import RetryBudget
 from services.inference_router.headers import retry_after_seconds
 from services.inference_router.routing import Key
+from services.inference_router.slots import QUEUE_LIMIT, Slots
 from services.inference_router.snapshot import Candidate
 from services.inference_router.upstream_types import FailureKind, UpstreamFailure
 
@@ -21,7 +22,9 @@ _OWN_REFUSALS = frozenset({FailureKind.REFUSED_ADDRESS})
 class Ledger:
     """Loads and health by (provider, upstream id); retry budgets by virtual model. One per router."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], *, queue_limit: int = QUEUE_LIMIT) -> None:
+        self.slots = Slots(clock, queue_limit=queue_limit)
+        """Providers whose owner limited their calls."""
         self.clock = clock
         """Monotonic seconds; all that is counted here goes by it."""
         self.loads: dict[Key, int] = {}
@@ -113,10 +116,16 @@ class Ledger:
 class Counted(Observer):
     """Counts the open calls of a provider that were made by its name, and learns nothing from them."""
 
-    __slots__ = ("_ledger",)
+    __slots__ = ("_admitted", "_ledger")
 
     def __init__(self, ledger: Ledger) -> None:
         self._ledger = ledger
+        self._admitted = 0.0
+
+    async def admit(self, candidate: Candidate) -> None:
+        """Wait for a slot of a provider with a limit. Raises Overloaded."""
+        await self._ledger.slots.take(candidate.provider, self.until)
+        self._admitted = self._ledger.clock()
 
     def began(self, candidate: Candidate) -> None:
         """Count an open call."""
@@ -125,27 +134,29 @@ class Counted(Observer):
     def ended(self, candidate: Candidate, answer: Answer, failure: UpstreamFailure | None) -> None:
         """Count it no more."""
         self._ledger.closed(candidate.key)
+        if candidate.provider.max_concurrency:
+            self._ledger.slots.release(candidate.provider.ref, self._ledger.clock() - self._admitted)
 
 
-class Observed(Observer):
+class Observed(Counted):
     """Writes the attempts of one call into the ledger."""
 
-    __slots__ = ("_budget", "_impatient", "_ledger")
+    __slots__ = ("_budget", "_impatient")
 
     def __init__(self, ledger: Ledger, virtual_model: str, *, impatient: bool = False) -> None:
         """``impatient``: the caller set timers of its own, so their expiry says nothing about a provider."""
-        self._ledger = ledger
+        super().__init__(ledger)
         self._budget = ledger.budget(virtual_model)
         self._impatient = impatient
 
     def began(self, candidate: Candidate) -> None:
         """Count an open call."""
-        self._ledger.opened(candidate.key)
+        super().began(candidate)
         self._ledger.started(candidate.key)
 
     def ended(self, candidate: Candidate, answer: Answer, failure: UpstreamFailure | None) -> None:
         """Close it and judge the candidate by it."""
-        self._ledger.closed(candidate.key)
+        super().ended(candidate, answer, failure)
         if failure is not None and self._impatient and failure.kind in TIMEOUTS:
             failure = None
         self._ledger.judge(candidate.key, answer, failure)

@@ -44,6 +44,7 @@ def record(
                 tier=candidate.tier,
                 outstanding=conditions.loads.get(candidate.key, 0),
                 returns_at=conditions.out.get(candidate.key),
+                full=candidate.provider.ref in conditions.full,
             )
     return receipt
 

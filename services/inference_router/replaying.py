@@ -56,6 +56,7 @@ def _order(receipt: receipt_pb2.Receipt) -> Sequence[Candidate]:
         session=receipt.session_id,
         loads={candidate.key: written.outstanding for candidate, written in every},
         out={candidate.key: written.returns_at for candidate, written in every if written.HasField("returns_at")},
+        full={written.provider for _, written in every if written.full},
     )
     return routing.order(resolution, conditions)
 

@@ -22,6 +22,7 @@ from services.inference_router.receipts import ReceiptSink, record
 from services.inference_router.requests import RequestMaker, impatient, read_call_body
 from services.inference_router.revisions import DEFAULT_WAIT, wait_for
 from services.inference_router.routing import ATTEMPT_CAP
+from services.inference_router.slots import QUEUE_LIMIT
 from services.inference_router.snapshot import Candidate
 from services.inference_router.upstream import UpstreamClient
 from services.inference_router.upstream_types import Timers
@@ -34,6 +35,8 @@ class Figures:
 
     total: float = 1800.0
     timers: Timers = field(default_factory=Timers)
+    queue_limit: int = QUEUE_LIMIT
+    """Calls that may wait for one provider whose ``max_concurrency`` is reached."""
 
 
 class Router:
@@ -56,7 +59,7 @@ class Router:
         self._resolved: dict[tuple[Route, str, str], resolution.Resolution] = {}
         """By what a call names; bounded by the catalog, as only names that resolve are kept."""
         self._resolved_at = -1
-        self.ledger = Ledger(self._loop.time)
+        self.ledger = Ledger(self._loop.time, queue_limit=figures.queue_limit)
 
     async def invoke(self, call: Call, sink: Sink) -> Outcome:
         """Serve one call into ``sink``; see :class:`services.runtime.exchange.Invoker`."""
@@ -64,6 +67,7 @@ class Router:
         if call.min_revision:
             await self._catch_up(call)
         plan, observer, total = self._plan(call)
+        observer.until = started + total
         if plan.receipt is not None:
             sink = ReceiptSink(sink, plan.receipt)
         attempts = Attempts(self._client, sink, observer)
@@ -96,7 +100,12 @@ class Router:
     def conditions(self, session: str, *, turn: int) -> routing.Conditions:
         """Gather all that the order of candidates depends on."""
         return routing.Conditions(
-            seed=self._seed(), turn=turn, session=session, loads=self.ledger.loads, out=self.ledger.out()
+            seed=self._seed(),
+            turn=turn,
+            session=session,
+            loads=self.ledger.loads,
+            out=self.ledger.out(),
+            full=self.ledger.slots.full,
         )
 
     def _plan(self, call: Call) -> tuple[Plan, Observer, float]:

@@ -7,7 +7,7 @@ ExplainRoute and for replaying a receipt.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 
@@ -38,13 +38,15 @@ class Conditions:
     """Calls open at a candidate; absent: none."""
     out: Mapping[Key, float] = field(default_factory=dict)
     """Candidates that are out, and when they return (``ejection.returns_at``)."""
+    full: Collection[str] = ()
+    """Providers (``workspace/name``) that have as many calls open as they take."""
 
 
 def order(resolution: Resolution, conditions: Conditions) -> list[Candidate]:
     """Return the candidates in the order in which to try them, each once.
 
-    The virtual model's own by its policy, then those of its fallbacks by theirs. Candidates that are out come
-    after all others, the one that returns first in front.
+    The virtual model's own by its policy, then those of its fallbacks by theirs. Candidates that are full come after
+    those that have room, and candidates that are out after all others, the one that returns first in front.
     """
     groups = resolution.groups
     if len(groups) == 1 and len(groups[0].candidates) == 1:
@@ -54,6 +56,8 @@ def order(resolution: Resolution, conditions: Conditions) -> list[Candidate]:
     for group in groups:
         healthy = [candidate for candidate in group.candidates if candidate.key not in out] if out else group.candidates
         ordered += POLICIES[group.policy](healthy, conditions)
+    if full := conditions.full:
+        ordered.sort(key=lambda candidate: candidate.provider.ref in full)
     if out:
         waiting = (each for group in groups for each in group.candidates if each.key in out)
         ordered += sorted(waiting, key=lambda candidate: out[candidate.key])

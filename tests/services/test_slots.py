@@ -1,0 +1,215 @@
+"""Calls at a time at one provider: who gets a slot, who waits, who is refused, and that nothing is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import pytest
+
+from junctor.errors import Overloaded, UpstreamTimeout
+from junctor.v1 import inference_router_pb2 as rpb
+from junctor.v1 import virtual_models_pb2 as vpb
+from junctor.v1.receipt_pb2 import Receipt
+from services.inference_router.attempts import ATTEMPTS, SENT
+from services.inference_router.explaining import explain
+from services.inference_router.replaying import replay
+from services.inference_router.slots import Slots
+from services.inference_router.snapshot import Provider
+from services.inference_router.target import parse_base
+from tests.router_bench import Bench, benches, by_model, by_provider
+from tests.upstream import PATIENCE, Hang, Json, ScriptedUpstream
+
+OK = Json(200, {"model": "vendor/m"})
+FOREVER = 1e9
+
+
+def provider(limit: int = 1) -> Provider:
+    return Provider("default", "p0", parse_base("http://x.invalid"), ready=True, max_concurrency=limit)
+
+
+class Line:
+    """One provider's slots under a clock that the test moves."""
+
+    def __init__(self, limit: int = 1, queue_limit: int = 3) -> None:
+        self.now = 0.0
+        self.provider = provider(limit)
+        self.slots = Slots(lambda: self.now, queue_limit=queue_limit)
+        self.turns: list[str] = []
+
+    async def call(self, name: str, until: float = FOREVER) -> asyncio.Task[None]:
+        async def wait() -> None:
+            await self.slots.take(self.provider, until)
+            self.turns.append(name)
+
+        task = asyncio.create_task(wait())
+        await asyncio.sleep(0)
+        return task
+
+    async def done(self, held: float = 1.0) -> None:
+        self.slots.release("default/p0", held)
+        for _ in range(3):
+            await asyncio.sleep(0)
+
+
+async def test_turns_come_in_the_order_of_arrival() -> None:
+    line = Line(limit=2)
+    for name in "abcd":
+        await line.call(name)
+    assert line.turns == ["a", "b"]
+    assert line.slots.full == {"default/p0"}
+    await line.done()
+    assert line.turns == ["a", "b", "c"]
+    await line.done()
+    await line.done()
+    assert line.turns == ["a", "b", "c", "d"]
+    assert not line.slots.full
+    await line.done()
+    assert line.slots.waiting("default/p0") == 0
+
+
+async def test_a_full_queue_refuses_at_once_and_says_when_to_come_again() -> None:
+    line = Line(queue_limit=1)
+    await line.call("a")
+    await line.done(held=4.0)
+    await line.call("a")
+    waiting = await line.call("b")
+    refused = await line.call("c")
+    with pytest.raises(Overloaded, match="1 calls wait for it already") as caught:
+        await refused
+    assert caught.value.retry_after == 8.0  # two are before it, four seconds each
+    await line.done()
+    await waiting
+    await line.done()
+
+
+async def test_a_call_whose_turn_would_come_after_its_deadline_is_refused_at_once() -> None:
+    line = Line()
+    await line.call("a")
+    await line.done(held=4.0)
+    await line.call("a")
+    with pytest.raises(Overloaded, match="after its deadline"):
+        await (await line.call("b", until=3.0))
+    in_time = await line.call("c", until=5.0)
+    await line.done(held=4.0)
+    await in_time
+    await line.done()
+
+
+async def test_a_caller_that_leaves_the_queue_leaves_no_gap() -> None:
+    line = Line()
+    await line.call("a")
+    gone, stays = await line.call("b"), await line.call("c")
+    gone.cancel()
+    await line.done()
+    await stays
+    assert line.turns == ["a", "c"]
+    await line.done()
+    assert not line.slots.full
+
+
+async def test_a_caller_that_leaves_in_the_moment_of_its_turn_passes_it_on() -> None:
+    line = Line()
+    await line.call("a")
+    gone, stays = await line.call("b"), await line.call("c")
+    line.slots.release("default/p0", 1.0)
+    gone.cancel()
+    await asyncio.wait([gone, stays])
+    assert line.turns == ["a", "c"]
+    await line.done()
+    assert not line.slots.full
+
+
+async def test_a_raised_limit_holds_from_the_next_call_on() -> None:
+    line = Line()
+    await line.call("a")
+    await line.call("b")
+    line.provider = provider(3)
+    await line.call("c")
+    await asyncio.sleep(0)
+    assert sorted(line.turns) == ["a", "b", "c"]
+    for _ in range(3):
+        await line.done()
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(PATIENCE):
+        while not condition():
+            await asyncio.sleep(0.005)
+
+
+async def busy(bench: Bench, upstream: ScriptedUpstream, **fields: Any) -> asyncio.Task[Any]:
+    """One call hangs at the only slot of ``p0``."""
+    upstream.script(Hang())
+    bench.provider("p0", upstream.url, max_concurrency=1, **fields)
+    task = asyncio.create_task(bench.ask(by_model()))
+    await until(lambda: len(upstream.requests) == 1)
+    return task
+
+
+async def test_a_call_waits_for_its_slot_and_is_then_served(upstream: ScriptedUpstream) -> None:
+    upstream.always(OK)
+    async with benches() as bench:
+        bench.model()
+        first = await busy(bench, upstream)
+        waiting = asyncio.create_task(bench.ask(by_model()))
+        await until(lambda: bench.router.ledger.slots.waiting("default/p0") == 1)
+        assert len(upstream.requests) == 1
+        first.cancel()
+        assert (await waiting).outcome.verdict.value == "complete"
+        await bench.idle()
+        assert not bench.router.ledger.slots.full
+
+
+async def test_the_limit_holds_for_calls_by_provider_too(upstream: ScriptedUpstream) -> None:
+    upstream.always(OK)
+    async with benches() as bench:
+        bench.model()
+        first = await busy(bench, upstream)
+        waiting = asyncio.create_task(bench.ask(by_provider()))
+        await until(lambda: bench.router.ledger.slots.waiting("default/p0") == 1)
+        first.cancel()
+        await waiting
+
+
+async def test_a_provider_with_room_is_tried_first_and_the_explanation_says_why(upstream: ScriptedUpstream) -> None:
+    async with ScriptedUpstream(default=OK) as other, benches() as bench:
+        targets = [
+            vpb.RoutingTarget(upstream=vpb.UpstreamTarget(provider=f"default/p{n}", upstream_id="vendor/m"), tier=n)
+            for n in range(2)
+        ]
+        bench.model(policy=vpb.ROUTING_POLICY_PRIORITY, targets=targets)
+        first = await busy(bench, upstream)
+        bench.provider("p1", other.url)
+        request = rpb.ExplainRouteRequest(model=rpb.ModelTarget(workspace="default", name="chat"))
+        answer = await explain(bench.router, bench.keeper, request)
+        assert [(c.provider, c.reason) for c in answer.candidates] == [("default/p1", "policy"), ("default/p0", "full")]
+        sink = await bench.ask(by_model(want_receipt=True))
+        assert sink.got is not None
+        assert sink.outcome is not None
+        assert (sink.got.provider, sink.got.attempts) == ("default/p1", 1)
+        assert replay(Receipt.FromString(sink.outcome.receipt)).same
+        first.cancel()
+
+
+async def test_a_call_that_ends_in_the_queue_has_sent_nothing(upstream: ScriptedUpstream) -> None:
+    async with benches() as bench:
+        bench.model()
+        first = await busy(bench, upstream)
+        with pytest.raises(UpstreamTimeout) as caught:
+            await bench.ask(by_model(timeout=0.05))
+        assert (caught.value.metadata[SENT], caught.value.metadata[ATTEMPTS]) == ("false", "0")
+        assert bench.router.ledger.slots.waiting("default/p0") == 0
+        first.cancel()
+
+
+async def test_a_full_queue_is_the_gateways_own_error(upstream: ScriptedUpstream) -> None:
+    async with benches() as bench:
+        bench.model()
+        bench.router.ledger.slots._queue_limit = 0
+        first = await busy(bench, upstream)
+        with pytest.raises(Overloaded) as caught:
+            await bench.ask(by_model())
+        assert caught.value.retry_after == 1.0
+        assert (caught.value.metadata[SENT], caught.value.domain) == ("false", "junctor")
+        first.cancel()
