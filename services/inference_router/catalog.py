@@ -9,7 +9,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
+from dataclasses import replace
 
 from junctor.channel import Peer
 from junctor.errors import JunctorError
@@ -18,9 +19,11 @@ from junctor.v1 import provider_registry_pb2_grpc, virtual_models_pb2_grpc
 from junctor.v1 import secrets_pb2 as spb
 from junctor.v1 import virtual_models_pb2 as vpb
 from services.inference_router.catalog_file import SavedCatalog
-from services.inference_router.entries import provider_entry, virtual_model_entry
+from services.inference_router.entries import provider_entry, secrets_of, virtual_model_entry
+from services.inference_router.origin import Origin
 from services.inference_router.secret_values import SecretValues
 from services.inference_router.snapshot import Catalog, Provider, VirtualModel
+from services.runtime.egress import Egress
 from services.runtime.following import Follower
 
 _log = logging.getLogger(__name__)
@@ -36,7 +39,12 @@ STORES = ("provider_registry", "model_registry")
 class CatalogKeeper:
     """The catalog, kept by Watch. :attr:`catalog` is one object whose mappings follow the changes."""
 
-    def __init__(self, *, provider_registry: Peer, model_registry: Peer) -> None:
+    def __init__(self, *, provider_registry: Peer, model_registry: Peer, egress: Egress | None = None) -> None:
+        """``egress`` is what the settings say of proxies and TLS; None: nothing."""
+        self._egress = egress or Egress()
+        self._origins: dict[Origin, Origin] = {}
+        self.on_retired: Callable[[Origin], None] = _ignore
+        """Hears of origins that no longer are a provider's: its URL, proxy, certificate changed, or it is gone."""
         self._registry = provider_registry
         self._stub = provider_registry_pb2_grpc.ProviderRegistryStub(provider_registry.channel)
         self._messages: dict[Key, pb.Provider] = {}
@@ -167,13 +175,9 @@ class CatalogKeeper:
         """Take one provider."""
         key = (message.workspace, message.name)
         self._messages[key] = message
-        secret: str | None = None
-        if message.api_key_secret_name:
-            secret = self.secrets.want((message.workspace, message.api_key_secret_name), key)
-        else:
-            self.secrets.forget(key)
+        secrets = self.secrets.want(secrets_of(message), key)
         try:
-            entry = provider_entry(message, secret)
+            entry = self._shared(provider_entry(message, secrets, self._egress))
         except (JunctorError, ValueError):
             _log.exception("provider %s/%s cannot be used", *key)
             self._unlink(key)
@@ -182,6 +186,8 @@ class CatalogKeeper:
         if entry != before:
             self._providers[key] = entry
             self._relink(key, before, entry)
+            if before is not None and before.origin is not entry.origin:
+                self._retire(before.origin)
         self._changed()
 
     def remove_provider(self, key: Key) -> None:
@@ -191,8 +197,20 @@ class CatalogKeeper:
         self._unlink(key)
 
     def _unlink(self, key: Key) -> None:
-        self._relink(key, self._providers.pop(key, None), None)
+        before = self._providers.pop(key, None)
+        self._relink(key, before, None)
+        if before is not None:
+            self._retire(before.origin)
         self._changed()
+
+    def _shared(self, entry: Provider) -> Provider:
+        """Give providers of one origin one object, so that the pool finds it without comparing certificates."""
+        origin = self._origins.setdefault(entry.origin, entry.origin)
+        return entry if origin is entry.origin else replace(entry, origin=origin)
+
+    def _retire(self, origin: Origin) -> None:
+        self._origins.pop(origin, None)
+        self.on_retired(origin)
 
     def _changed(self) -> None:
         self.changes += 1
@@ -261,6 +279,10 @@ class CatalogKeeper:
         self._virtual_model_messages.pop(key, None)
         self._virtual_models.pop(key, None)
         self._changed()
+
+
+def _ignore(origin: Origin) -> None:
+    """Nobody keeps connections."""
 
 
 class _Providers:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from junctor.errors import CredentialUnavailable
 from junctor.v1 import provider_registry_pb2 as pb
 from junctor.v1 import virtual_models_pb2 as vpb
+from services.inference_router.origin import Origin
 from services.inference_router.snapshot import (
     AdminState,
     Policy,
@@ -15,8 +18,11 @@ from services.inference_router.snapshot import (
     Timeouts,
     VirtualModel,
 )
-from services.inference_router.target import parse_base
+from services.inference_router.target import ProviderBase, parse_base
 from services.runtime import auth_header
+from services.runtime.egress import Egress
+from services.runtime.pem import decode_pem
+from services.runtime.provider_way import way_to
 
 _ADMIN_STATES = {
     pb.ADMIN_STATE_UNSPECIFIED: AdminState.ACTIVE,
@@ -40,20 +46,31 @@ _RETRIES = {
 }
 
 
-def provider_entry(message: pb.Provider, secret: str | None) -> Provider:
-    """Make the entry of a provider; ``secret`` is its key if it could be had.
+Key = tuple[str, str]
+
+
+def secrets_of(message: pb.Provider) -> tuple[Key, ...]:
+    """Return (workspace, name) of every secret that calls to a provider need."""
+    named = (message.api_key_secret_name, message.tls.client_certificate_secret_name)
+    return tuple((message.workspace, name) for name in named if name)
+
+
+def provider_entry(message: pb.Provider, secrets: Mapping[Key, str], egress: Egress) -> Provider:
+    """Make the entry of a provider; ``secrets`` has the values that could be had of :func:`secrets_of`.
 
     Raises ValueError or JunctorError for a message that no registry of this release would store.
     """
+    base = parse_base(message.host_url, message.api_base_path if message.HasField("api_base_path") else None)
+    certificate = _client_pem(message, secrets)
     return Provider(
         workspace=message.workspace,
         name=message.name,
-        base=parse_base(message.host_url, message.api_base_path if message.HasField("api_base_path") else None),
+        base=base,
         ready=message.status == pb.PROVIDER_STATUS_READY,
         served=tuple(Served(m.model_entity_id, m.served_model_name) for m in message.served_models),
         admin_state=_ADMIN_STATES.get(message.admin_state, AdminState.ACTIVE),
         secret_name=message.api_key_secret_name,
-        auth=_auth(message, secret),
+        auth=_auth(message, secrets.get((message.workspace, message.api_key_secret_name))),
         default_extra_body=message.default_extra_body or None,
         required_extra_body=message.required_extra_body or None,
         default_extra_headers=_headers(message.default_extra_headers),
@@ -61,6 +78,8 @@ def provider_entry(message: pb.Provider, secret: str | None) -> Provider:
         timeouts=_timeouts(message.timeouts),
         max_concurrency=message.max_concurrency,
         revision=int(message.resource_version or 0),
+        origin=_origin(message, base, egress, certificate or ""),
+        certificate_missing=message.tls.client_certificate_secret_name if certificate is None else "",
     )
 
 
@@ -85,6 +104,24 @@ def _auth(message: pb.Provider, secret: str | None) -> tuple[bytes, bytes] | Non
         return auth_header.parse(message.auth_header_format).render(secret)
     except CredentialUnavailable:
         return None  # calls are refused with the reason; a key that cannot be sent is no key
+
+
+def _client_pem(message: pb.Provider, secrets: Mapping[Key, str]) -> str | None:
+    """Return certificate and key that the provider asks for; empty: it asks for none; None: they cannot be had."""
+    name = message.tls.client_certificate_secret_name
+    if not name:
+        return ""
+    value = secrets.get((message.workspace, name))
+    try:
+        return None if value is None else decode_pem(value).decode("ascii")
+    except CredentialUnavailable:
+        return None
+
+
+def _origin(message: pb.Provider, base: ProviderBase, egress: Egress, client_pem: str) -> Origin:
+    way = way_to(message, egress, client_pem)
+    tls = way.tls if base.scheme == "https" else None
+    return Origin(base.scheme, base.host, base.port, tls, way.proxy)
 
 
 def _headers(extra: pb.ExtraHeaders) -> tuple[tuple[bytes, bytes], ...]:

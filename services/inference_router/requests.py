@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from services.inference_router import multipart
 from services.inference_router.headers import request_headers
 from services.inference_router.rewrite import BodyFacts, merge_body, read_body, replace_model
 from services.inference_router.snapshot import Candidate, Provider
-from services.inference_router.target import ProviderBase, join_target
-from services.inference_router.upstream_types import Origin, Timers, UpstreamRequest
+from services.inference_router.target import join_target
+from services.inference_router.upstream_types import Timers, UpstreamRequest
 from services.runtime.exchange import Call, Route
 
 
@@ -69,8 +69,8 @@ class RequestMaker:
     """Makes the requests of all calls; ``timers`` are the router's own where a provider has none."""
 
     timers: Timers
-    _origins: dict[tuple[str, str, int], Origin] = field(default_factory=dict)
-    """Made once for each provider's address: an origin carries its hash and its Host field."""
+    allow: frozenset[bytes] | None = None
+    """The only header fields of a caller that pass, in lower case; None: all that may."""
 
     def routed(self, call: Call, body: CallBody, candidate: Candidate) -> UpstreamRequest:
         """Make the request of a call that was routed by model."""
@@ -86,28 +86,21 @@ class RequestMaker:
         return self._make(call, provider, content, False)
 
     def _make(self, call: Call, provider: Provider, body: bytes, identity: bool) -> UpstreamRequest:
-        base = provider.base
         return UpstreamRequest(
-            origin=self._origin(base),
+            origin=provider.origin,
             method=call.method.encode(),
-            target=join_target(base, call.path, call.query),
+            target=join_target(provider.base, call.path, call.query),
             headers=request_headers(
                 call.headers,
                 default_extra=provider.default_extra_headers,
                 required_extra=provider.required_extra_headers,
                 auth=provider.auth,
                 accept_identity=identity,
+                allow=self.allow,
             ),
             body=body,
             timers=self._timers(call, provider),
         )
-
-    def _origin(self, base: ProviderBase) -> Origin:
-        address = (base.scheme, base.host, base.port)
-        origin = self._origins.get(address)
-        if origin is None:
-            origin = self._origins[address] = Origin(*address)
-        return origin
 
     def _timers(self, call: Call, provider: Provider) -> Timers:
         own = provider.timeouts

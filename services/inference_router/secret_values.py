@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 
 from junctor.channel import Peer
 from junctor.errors import JunctorError, ResourceNotFound
@@ -36,27 +36,35 @@ class SecretValues:
         self._values: dict[Key, str] = {}
         self._versions: dict[Key, int] = {}
         self._users: dict[Key, set[Key]] = {}
-        self._used: dict[Key, Key] = {}
+        self._used: dict[Key, frozenset[Key]] = {}
         self._fetching: dict[Key, asyncio.Task[None]] = {}
         self._tasks = Tasks("secret values")
         stub = secrets_pb2_grpc.SecretStoreStub(provider_registry.channel)
         self.follower: Follower[pb.Secret] = Follower("secrets", stub.WatchSecrets, self)
 
-    def want(self, secret: Key, user: Key) -> str | None:
-        """Return the value if it is known; else fetch it, and ``user`` hears of it."""
-        if self._used.get(user) != secret:
-            self.forget(user)
-            self._used[user] = secret
+    def want(self, secrets: Collection[Key], user: Key) -> dict[Key, str]:
+        """Return the values that are known; the others are fetched, and ``user`` hears of each.
+
+        They take the place of what ``user`` wanted before.
+        """
+        before = self._used.get(user, frozenset())
+        for secret in before.difference(secrets):
+            self._leave(secret, user)
+        if not secrets:
+            self._used.pop(user, None)
+            return {}
+        self._used[user] = frozenset(secrets)
+        for secret in secrets:
             self._users.setdefault(secret, set()).add(user)
-        if secret not in self._values and secret not in self._fetching:
-            self._fetch(secret)
-        return self._values.get(secret)
+            if secret not in self._values and secret not in self._fetching:
+                self._fetch(secret)
+        return {secret: self._values[secret] for secret in secrets if secret in self._values}
 
     def forget(self, user: Key) -> None:
         """``user`` needs no secret any more; a value that nobody uses is dropped."""
-        secret = self._used.pop(user, None)
-        if secret is None:
-            return
+        self.want((), user)
+
+    def _leave(self, secret: Key, user: Key) -> None:
         users = self._users[secret]
         users.discard(user)
         if not users:

@@ -75,7 +75,7 @@ def not_ready(catalog: Catalog, provider: Provider) -> str:
     if not provider.ready:
         return "discovery has not made it READY"
     if provider.lacks_key:
-        return f"its secret {provider.secret_name} is not at hand"
+        return f"its secret {provider.missing_secret} is not at hand"
     if provider.admin_state is not AdminState.ACTIVE:
         return f"it is {provider.admin_state.value}"
     for served in provider.served:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 
 from junctor import names
+from services.inference_router.origin import Origin
 from services.inference_router.target import ProviderBase
 
 
@@ -83,6 +84,14 @@ class Provider:
     max_concurrency: int = 0
     """Calls at a time; 0: unlimited."""
     revision: int = 0
+    origin: Origin = field(default=None, repr=False)  # type: ignore[assignment]
+    """Where and how to connect; by default the base's address, directly."""
+    certificate_missing: str = ""
+    """Secret of the client certificate that it needs, if that is not at hand or of no use; else empty."""
+
+    def __post_init__(self) -> None:
+        if self.origin is None:
+            object.__setattr__(self, "origin", Origin(self.base.scheme, self.base.host, self.base.port))
 
     @property
     def ref(self) -> str:
@@ -91,8 +100,13 @@ class Provider:
 
     @property
     def lacks_key(self) -> bool:
-        """It needs a key that could not be had."""
-        return bool(self.secret_name) and self.auth is None
+        """It needs a key, or a client certificate, that could not be had."""
+        return bool(self.missing_secret)
+
+    @property
+    def missing_secret(self) -> str:
+        """Name of a secret that it needs and that could not be had; empty: none."""
+        return self.secret_name if self.secret_name and self.auth is None else self.certificate_missing
 
 
 @dataclass(frozen=True, slots=True)
