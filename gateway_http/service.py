@@ -85,6 +85,11 @@ class GatewayService:
             self._tasks.start(health.run())
         self._server = await serve(self.app, listener, grace=self._options.drain_timeout, protocol=self._protocol)
 
+    async def quiesce(self) -> None:
+        """Stop accepting, and ask the clients that are connected to go; requests under way go on."""
+        if self._server is not None:
+            await self._server.quiesce()
+
     async def stop(self) -> None:
         """Stop accepting, let streams finish within the drain limit, close."""
         if self._server is not None:

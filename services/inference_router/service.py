@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +23,7 @@ from services.inference_router.upstream_types import Timers
 from services.runtime.addresses import AddressPolicy
 from services.runtime.exchange import Invoker
 from services.runtime.keyring import KeyFileError, Keyring
+from services.runtime.metrics import Family, Sample
 from services.runtime.server import GrpcServer
 from services.runtime.tasks import Tasks
 
@@ -48,6 +49,8 @@ class RouterOptions:
     """Where the last good catalog is kept; None: nowhere. Needs ``keyring``."""
     keyring: Keyring | None = None
     """Keys that the file is encrypted with."""
+    saves: bool = True
+    """Write the file as well; of several processes with one file, one does."""
     save_seconds: float = SAVE_SECONDS
 
 
@@ -85,7 +88,8 @@ class InferenceRouterService:
         """Take the catalog from disk if there is one, and begin to follow the registries."""
         if self._file is not None:
             self._restore(await asyncio.to_thread(self._file.load))
-            self._tasks.start(self._keep_saved(self._file))
+            if self._options.saves:
+                self._tasks.start(self._keep_saved(self._file))
         for follower in self._keeper.followers:
             self._tasks.start(follower.run())
 
@@ -97,10 +101,21 @@ class InferenceRouterService:
         """Return for how long the least heard of registry has said nothing, for health and metrics."""
         return self._keeper.stale_seconds()
 
+    def metrics(self) -> Iterable[Family]:
+        """Tell how old the catalog may be, and what is in it."""
+        catalog = self._keeper.catalog
+        for name, text, value in (
+            ("stale_seconds", "Seconds since the least heard of registry said anything.", self.stale_seconds()),
+            ("loaded", "1 once there is a whole catalog.", float(self._keeper.loaded())),
+            ("providers", "Providers in the catalog.", float(len(catalog.providers))),
+            ("virtual_models", "Virtual models in the catalog.", float(len(catalog.virtual_models))),
+        ):
+            yield Family(f"junctor_catalog_{name}", "gauge", text, (Sample(value),))
+
     async def stop(self) -> None:
         """Stop following and close every connection to providers."""
         await self._tasks.stop()
-        if self._file is not None and self._keeper.changed.is_set() and self._keeper.synced():
+        if self._file is not None and self._options.saves and self._keeper.changed.is_set() and self._keeper.synced():
             await self._save(self._file)
         await self._keeper.secrets.stop()
         await self._client.close()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from http import HTTPStatus
 
@@ -26,6 +26,12 @@ Readiness = Callable[[], Mapping[str, bool]]
 """Gives every condition of being ready with its state; ready when all hold. Must not block."""
 
 
+Details = Callable[[], Mapping[str, float]]
+"""Gives figures that belong to health without deciding it. Must not block."""
+Gather = Callable[[], Awaitable[None]]
+"""Awaited before the metrics are collected, where they are in other processes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Reply:
     """A whole answer."""
@@ -38,9 +44,18 @@ class Reply:
 class AdminServer:
     """The listener. ``start`` and ``stop`` belong to one event loop."""
 
-    def __init__(self, *, readiness: Readiness, collectors: Sequence[Collector] = ()) -> None:
+    def __init__(
+        self,
+        *,
+        readiness: Readiness,
+        collectors: Sequence[Collector] = (),
+        details: Details | None = None,
+        gather: Gather | None = None,
+    ) -> None:
         self._readiness = readiness
         self._collectors = list(collectors)
+        self._details = details
+        self._gather = gather
         self._server: asyncio.Server | None = None
         self._open: set[asyncio.Task[None]] = set()
 
@@ -90,6 +105,8 @@ class AdminServer:
         method, target = words[0], words[1].partition(b"?")[0]
         if method not in (b"GET", b"HEAD"):
             return False, _problem(HTTPStatus.METHOD_NOT_ALLOWED)
+        if self._gather is not None and target == b"/metrics":
+            await self._gather()
         return method == b"HEAD", self._reply(target)
 
     def _reply(self, path: bytes) -> Reply:
@@ -109,7 +126,8 @@ class AdminServer:
     def _ready(self) -> Reply:
         checks = dict(self._readiness())
         ready = all(checks.values())
-        body = {"status": "ready" if ready else "not ready", "checks": checks}
+        details = self._details() if self._details is not None else {}
+        body = {"status": "ready" if ready else "not ready", "checks": checks, **details}
         return Reply(HTTPStatus.OK if ready else HTTPStatus.SERVICE_UNAVAILABLE, json.dumps(body).encode())
 
 

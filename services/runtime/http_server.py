@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import Generator
+import time
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any
 
 import uvicorn
@@ -13,6 +14,22 @@ import uvicorn
 from services.runtime.server import BindError
 
 BACKLOG = 4_096
+PARTING_SECONDS = 1.0
+"""How long a drain lets clients send one more request on a connection that is idle, to be told there to close it."""
+_POLL_SECONDS = 0.01
+
+App = Callable[[Any, Any, Any], Awaitable[None]]
+"""An ASGI application."""
+
+
+def listen_group(host: str, port: int, count: int, *, flag: str = "--port") -> list[socket.socket]:
+    """Return ``count`` listening sockets of one address, among which the system spreads connections.
+
+    Raises :class:`BindError` also if another process could be joined by mistake.
+    """
+    with listen(host, port, flag=flag) as alone:
+        number = int(alone.getsockname()[1])
+    return [listen(host, number, flag=flag, reuse_port=True) for _ in range(count)]
 
 
 def listen(host: str, port: int, *, flag: str = "--port", reuse_port: bool = False) -> socket.socket:
@@ -37,11 +54,12 @@ def listen(host: str, port: int, *, flag: str = "--port", reuse_port: bool = Fal
 
 
 class _Server(uvicorn.Server):
-    """uvicorn, but signals stay with the process that runs it."""
+    """uvicorn, but signals stay with the process that runs it, and a drain breaks no connection that is in use."""
 
     def __init__(self, config: uvicorn.Config) -> None:
         super().__init__(config)
         self.accepting = asyncio.Event()
+        self.draining = False
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
@@ -51,17 +69,67 @@ class _Server(uvicorn.Server):
         await super().startup(sockets)
         self.accepting.set()
 
+    async def quiesce(self, listener: socket.socket) -> None:
+        """Stop accepting, and let every connection have the answer that says ``connection: close``.
+
+        Returns when nobody is connected any more, or after PARTING_SECONDS. An idle connection that is closed without
+        a word breaks the request that its client may be sending just now.
+        """
+        self.draining = True
+        await self._accept_the_rest(listener)
+        for connection in list(self.server_state.connections):
+            _part(connection)
+        end = time.monotonic() + PARTING_SECONDS
+        while self.server_state.connections and time.monotonic() < end:  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _accept_the_rest(self, listener: socket.socket) -> None:
+        """Close the listener, but take the connections first that clients believe to have: closing resets them."""
+        rest = listener.dup()
+        for server in self.servers:
+            server.close()
+        await asyncio.sleep(0)
+        loop = asyncio.get_running_loop()
+        with rest:
+            rest.setblocking(False)
+            while True:
+                try:
+                    connected, _ = rest.accept()
+                except OSError:
+                    return
+                connected.setblocking(False)
+                await loop.connect_accepted_socket(self._protocol, connected)
+
+    def _protocol(self) -> asyncio.Protocol:
+        made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
+            config=self.config, server_state=self.server_state, app_state={}
+        )
+        return made
+
+
+def _part(connection: Any) -> None:
+    """Tell a protocol of our own; uvicorn's says nothing until it closes."""
+    if (part := getattr(connection, "part", None)) is not None:
+        part()
+
 
 class HttpServer:
     """A running server. Made by :func:`serve`."""
 
-    def __init__(self, server: _Server, task: asyncio.Task[None], port: int) -> None:
+    def __init__(self, server: _Server, task: asyncio.Task[None], listener: socket.socket) -> None:
         self._server = server
         self._task = task
-        self.port = port
+        self._listener = listener
+        self.port = int(listener.getsockname()[1])
+
+    async def quiesce(self) -> None:
+        """Stop accepting; when it returns nearly every client knows. Requests under way go on."""
+        if not self._server.draining and not self._task.done():
+            await self._server.quiesce(self._listener)
 
     async def stop(self) -> None:
-        """Stop accepting, let requests under way end within the grace, then cancel them."""
+        """As :meth:`quiesce`, then let requests under way end within the grace, and cancel what is left."""
+        await self.quiesce()
         self._server.should_exit = True
         await self._task
 
@@ -82,6 +150,7 @@ async def serve(app: Any, listener: socket.socket, *, grace: float, protocol: An
         timeout_graceful_shutdown=max(1, round(grace)),
     )
     server = _Server(config)
+    config.app = _parting(app, server)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     accepting = asyncio.ensure_future(server.accepting.wait())
     await asyncio.wait({task, accepting}, return_when=asyncio.FIRST_COMPLETED)
@@ -89,4 +158,18 @@ async def serve(app: Any, listener: socket.socket, *, grace: float, protocol: An
     if task.done():
         listener.close()
         task.result()
-    return HttpServer(server, task, listener.getsockname()[1])
+    return HttpServer(server, task, listener)
+
+
+def _parting(app: App, server: _Server) -> App:
+    """Wrap the app so that its answers say ``connection: close`` once the server drains."""
+
+    async def wrapped(scope: Any, receive: Any, send: Any) -> None:
+        async def sending(message: Any) -> None:
+            if server.draining and message["type"] == "http.response.start":
+                message = {**message, "headers": [*message.get("headers", ()), (b"connection", b"close")]}
+            await send(message)
+
+        await app(scope, receive, sending)
+
+    return wrapped

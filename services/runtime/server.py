@@ -43,8 +43,12 @@ class Limits:
     """Of one message. A router: the request body limit and 1 MiB for the rest of the frame."""
     streams: int = 10_000
     """Calls at once on one connection."""
-    ping_interval_ms: int = 10_000
-    """Pings more often than this cut the connection; clients of junctor send one every 20 s."""
+    ping_interval_ms: int = 9_000
+    """Pings more often than this cut the connection. Clients may send one every 10 s, and no timer is exact."""
+    age: float | None = None
+    """Seconds after which a connection is told to go and to come back, perhaps to another process; None: never."""
+    age_grace: float = 1800.0
+    """Seconds that calls of such a connection may still take: no less than the longest stream."""
 
 
 class BindError(OSError):
@@ -117,6 +121,13 @@ class GrpcServer:
         self.port = int(bound)
         return self.port
 
+    def bind_inside(self) -> int:
+        """Listen on a free loopback port as well, where callers reach this very process; returns it.
+
+        With a shared port one's own calls may end at another process.
+        """
+        return int(self._server.add_insecure_port("127.0.0.1:0"))
+
     async def stop(self, grace: float | None) -> None:
         """Say NOT_SERVING, end Watches, stop accepting; wait ``grace`` seconds for calls, then cancel them."""
         self.health.drain()
@@ -161,7 +172,7 @@ def create_server(  # noqa: PLR0913 - the one place where a server is put togeth
 
 
 def _options(limits: Limits, reuse_port: bool, channelz_too: bool) -> list[tuple[str, int]]:
-    return [
+    options = [
         ("grpc.max_receive_message_length", limits.receive),
         ("grpc.max_send_message_length", -1),  # the receiver's limit counts
         ("grpc.max_metadata_size", METADATA_LIMIT),
@@ -174,6 +185,31 @@ def _options(limits: Limits, reuse_port: bool, channelz_too: bool) -> list[tuple
         ("grpc.so_reuseport", int(reuse_port)),
         ("grpc.enable_channelz", int(channelz_too)),
     ]
+    if limits.age is not None:
+        options += [
+            ("grpc.max_connection_age_ms", round(limits.age * 1000)),
+            ("grpc.max_connection_age_grace_ms", round(limits.age_grace * 1000)),
+        ]
+    return options
+
+
+def reserve(host: str, port: int) -> socket.socket:
+    """Take a port (0: a free one) for processes that will share it; it stays taken until the socket is closed.
+
+    Nothing is accepted on it: a bound socket that does not listen gets no connections. Raises :class:`BindError`.
+    """
+    if port:
+        _probe(host, port)
+    family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+    taken = socket.socket(family, kind)
+    try:
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+        taken.bind(address)
+    except OSError as error:
+        taken.close()
+        raise BindError(host, port, error.errno or 0, str(error.strerror).lower()) from error
+    return taken
 
 
 def _probe(host: str, port: int) -> None:
@@ -190,4 +226,4 @@ def _probe(host: str, port: int) -> None:
         raise BindError(host, port, error.errno or 0, why) from error
 
 
-__all__ = ["HEALTH", "BindError", "GrpcServer", "Limits", "create_server"]
+__all__ = ["HEALTH", "BindError", "GrpcServer", "Limits", "create_server", "reserve"]

@@ -8,6 +8,7 @@ import os
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import Annotated, Any
@@ -15,10 +16,9 @@ from typing import Annotated, Any
 import httpx
 import typer
 
-from services.assembly import Node
 from services.demo.server import RunningDemo
 from services.demo.server import start as start_demo
-from services.main import load, run
+from services.main import Site, load, make_site, run
 from services.runtime.tasks import Tasks
 from services.settings import Settings
 from services.settings_table import UP
@@ -43,7 +43,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per flag
     grpc_host: Annotated[str | None, typer.Option(help="Address of the gRPC listener. [default: 127.0.0.1]")] = None,
     grpc_port: Annotated[str | None, typer.Option(help="Port of the gRPC listener. [default: 50051]")] = None,
     admin_port: Annotated[str | None, typer.Option(help="Operators' port: health and metrics. [default: off]")] = None,
-    workers: Annotated[str | None, typer.Option(help="Processes for gateway and router; this release has 1.")] = None,
+    workers: Annotated[str | None, typer.Option(help="Processes for gateway and router. [default: 1]")] = None,
     data_dir: Annotated[str | None, typer.Option(help="SQLite files. [default: ./junctor-data]")] = None,
     database_url: Annotated[str | None, typer.Option(help="postgresql://… instead of SQLite.")] = None,
     demo: Annotated[bool | None, typer.Option("--demo/--no-demo", help="The demo provider. [default: on]")] = None,
@@ -83,10 +83,10 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per flag
         "print_config": print_config,
     }
     settings = load(flags, (UP,), program="junctor up")
-    raise typer.Exit(run(settings, up))
+    raise typer.Exit(run(settings, up, make=partial(make_site, flags=flags)))
 
 
-async def up(node: Node, stop: asyncio.Event) -> None:
+async def up(node: Site, stop: asyncio.Event) -> None:
     """Run until ``stop``: start the node, register what is there, show the screen."""
     settings = node.settings
     if settings.origins["log_level"] == "default" and sys.stderr.isatty():
@@ -113,7 +113,7 @@ def _hush() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-async def _greet(node: Node, settings: Settings, demo: RunningDemo | None) -> None:
+async def _greet(node: Site, settings: Settings, demo: RunningDemo | None) -> None:
     """Register the demo and what detection finds, then print the screen."""
     try:
         facts = await _prepare(node, settings, demo)
@@ -123,7 +123,7 @@ async def _greet(node: Node, settings: Settings, demo: RunningDemo | None) -> No
     _say(render(facts, colour=sys.stdout.isatty()))
 
 
-async def _prepare(node: Node, settings: Settings, demo: RunningDemo | None) -> Facts:
+async def _prepare(node: Site, settings: Settings, demo: RunningDemo | None) -> Facts:
     url = reachable_url(settings.edge.host, node.http_port)
     own = {node.http_port, node.grpc_port, settings.admin_port or 0} | ({demo.port} if demo else set())
     async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=10) as client:

@@ -92,7 +92,6 @@ def test_a_false_flag_is_a_given_flag() -> None:
         ("JUNCTOR_DEMO", "maybe"),
         ("JUNCTOR_WORKERS", "0"),
         ("JUNCTOR_WORKERS", "1.5"),
-        ("JUNCTOR_WORKERS", "2"),
         ("JUNCTOR_MAX_BODY_MB", "0"),
         ("JUNCTOR_MAX_BODY_MB", "4000"),
         ("JUNCTOR_CONNECT_TIMEOUT", "0"),
