@@ -29,22 +29,23 @@ def opening(database: Database) -> Iterator[None]:
     except StoreUnavailable as error:
         cause = error.__cause__
         if isinstance(cause, OSError):
-            raise StoreUnusable(f"cannot reach {_place(database)}: {cause.strerror}") from error
+            raise StoreUnusable(f"cannot reach {place_of(database)}: {cause.strerror}") from error
         why = getattr(cause, "orig", None) or cause or error
-        raise StoreUnusable(f"cannot use {_place(database)}: {_first_line(why)}") from error
+        raise StoreUnusable(f"cannot use {place_of(database)}: {_first_line(why)}") from error
     except SchemaUnfit as error:
-        raise StoreUnusable(f"{_place(database)} {error}") from error
+        raise StoreUnusable(f"{place_of(database)} {error}") from error
     except CommandError as error:  # a revision that this release does not know
-        raise StoreUnusable(f"{_place(database)} was written by another release: {_first_line(error)}") from error
+        raise StoreUnusable(f"{place_of(database)} was written by another release: {_first_line(error)}") from error
     except DBAPIError as error:
-        raise StoreUnusable(f"cannot use {_place(database)}: {_first_line(error.orig or error)}") from error
+        raise StoreUnusable(f"cannot use {place_of(database)}: {_first_line(error.orig or error)}") from error
     except SQLAlchemyError as error:
-        raise StoreUnusable(f"cannot use {_place(database)}: {_first_line(error)}") from error
+        raise StoreUnusable(f"cannot use {place_of(database)}: {_first_line(error)}") from error
     except OSError as error:  # asyncpg: nobody listens there
-        raise StoreUnusable(f"cannot reach {_place(database)}: {error.strerror or error}") from error
+        raise StoreUnusable(f"cannot reach {place_of(database)}: {error.strerror or error}") from error
 
 
-def _place(database: Database) -> str:
+def place_of(database: Database) -> str:
+    """Name a database for an operator: file, or database and host; never a user or a password."""
     url = database.engine.url
     if database.is_sqlite:
         return f"the database file {url.database}"
