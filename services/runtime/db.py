@@ -33,6 +33,10 @@ _SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ"}
 _FEW = 50
 """Rows that SQLite writes in one statement on the event loop; more go to the connection's thread."""
 
+_SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ"}
+_FEW = 50
+"""Rows that SQLite writes in one statement on the event loop; more go to the connection's thread."""
+
 T = TypeVar("T")
 
 
@@ -57,30 +61,31 @@ class Database:
         ``bulk``: it may read thousands of rows, which SQLite then does beside the event loop.
         """
         with refusals():
-            async with self._reading(bulk) as connection:
+            async with self._reading(bulk=bulk) as connection:
                 yield connection
 
     @asynccontextmanager
-    async def _reading(self, bulk: bool) -> AsyncIterator[AsyncConnection]:
+    async def _reading(self, *, bulk: bool = False) -> AsyncIterator[AsyncConnection]:
         async with self._connection() as connection:
             await connection.execution_options(**({"junctor_bulk": bulk} if self.is_sqlite else _SNAPSHOT))
             async with connection.begin():
                 yield connection
 
     @asynccontextmanager
-    async def write(self) -> AsyncIterator[AsyncConnection]:
+    async def write(self, *, bulk: bool = False) -> AsyncIterator[AsyncConnection]:
         """A transaction that writes: all of it is committed when the block ends, or nothing of it.
 
-        Raises StoreUnavailable; when that comes of the commit, the write may have been done all the same.
+        ``bulk`` as in :meth:`read`. Raises StoreUnavailable; when that comes of the commit, the write may have been
+        done all the same.
         """
         with refusals():
-            async with self._writing() as connection:
+            async with self._writing(bulk=bulk) as connection:
                 yield connection
 
     @asynccontextmanager
-    async def _writing(self) -> AsyncIterator[AsyncConnection]:
+    async def _writing(self, *, bulk: bool = True) -> AsyncIterator[AsyncConnection]:
         async with self._writer, self._connection() as connection:
-            await connection.execution_options(junctor_write=True)
+            await connection.execution_options(junctor_write=True, junctor_bulk=bulk)
             async with connection.begin():
                 yield connection
 
@@ -203,6 +208,14 @@ class _Connection(aiosqlite.Connection):
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._tx.put_nowait((done, partial(fn, *args, **kwargs)))
         return await outlast(done)
+
+    def _is_quick(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> bool:
+        if self._connection is None or getattr(fn, "__self__", None) is self._connection:
+            # Of what a connection does itself, commits and what ends an open transaction write to the disk.
+            return fn.__name__ == "cursor" or (fn.__name__ == "rollback" and not self._conn.in_transaction)
+        if fn.__name__ == "executemany":
+            return len(args[1]) <= _FEW
+        return not (args and isinstance(args[0], str) and args[0].startswith("BEGIN IMMEDIATE"))
 
     def _is_quick(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> bool:
         if self._connection is None or getattr(fn, "__self__", None) is self._connection:
