@@ -33,10 +33,6 @@ _SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ"}
 _FEW = 50
 """Rows that SQLite writes in one statement on the event loop; more go to the connection's thread."""
 
-_SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ"}
-_FEW = 50
-"""Rows that SQLite writes in one statement on the event loop; more go to the connection's thread."""
-
 T = TypeVar("T")
 
 
@@ -208,14 +204,6 @@ class _Connection(aiosqlite.Connection):
         done: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self._tx.put_nowait((done, partial(fn, *args, **kwargs)))
         return await outlast(done)
-
-    def _is_quick(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> bool:
-        if self._connection is None or getattr(fn, "__self__", None) is self._connection:
-            # Of what a connection does itself, commits and what ends an open transaction write to the disk.
-            return fn.__name__ == "cursor" or (fn.__name__ == "rollback" and not self._conn.in_transaction)
-        if fn.__name__ == "executemany":
-            return len(args[1]) <= _FEW
-        return not (args and isinstance(args[0], str) and args[0].startswith("BEGIN IMMEDIATE"))
 
     def _is_quick(self, fn: Callable[..., Any], args: tuple[Any, ...]) -> bool:
         if self._connection is None or getattr(fn, "__self__", None) is self._connection:
