@@ -13,6 +13,7 @@ import os
 import socket
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from junctor.channel import Metadata, Peer, open_peer
@@ -20,8 +21,8 @@ from services.runtime.addresses import AddressPolicy
 from services.runtime.admin_http import AdminServer
 from services.runtime.auth import Access, Secret, load_or_create_token, token_metadata
 from services.runtime.interceptors import CallCounters
-from services.runtime.metrics import call_metrics, process_metrics
-from services.runtime.server import BindError, GrpcServer, Limits, create_server
+from services.runtime.metrics import Collector, Family, call_metrics, process_metrics
+from services.runtime.server import REGISTRY_RECEIVE_LIMIT, BindError, GrpcServer, Limits, create_server
 from services.runtime.tasks import Tasks
 from services.settings import Settings
 from services.settings_table import GATEWAY, PORTS, UP
@@ -44,7 +45,15 @@ POLICY: Mapping[str, Access] = {
 }
 """Who may call which gRPC service; a test holds it against every descriptor."""
 
+ROUTER = "inference-router"
+REGISTRIES = tuple(name for name in PORTS if name != ROUTER)
+
 _HEALTH_SECONDS = 0.25
+_CATALOG_SECONDS = 5.0
+"""How long a process that shares its ports waits for a catalog before it serves without one, as a single one does."""
+_POLL_SECONDS = 0.02
+_STATUS_SECONDS = 5.0
+"""How long after its last moment a call may still need its connection, for its status."""
 _BODY_FRAME = 1024 * 1024
 """Room for what is not body in a message of the router (the design's limit plus 1 MiB)."""
 
@@ -67,17 +76,33 @@ class Service(Protocol):
         """End and release everything."""
 
 
+@dataclass(frozen=True, slots=True)
+class Share:
+    """What a process has of ports that it shares with others of its kind (``--workers``)."""
+
+    first: bool
+    """Only the first one writes the catalog to disk."""
+    listener: socket.socket | None
+    """The edge's, listening already; it lives longer than this process. None: no edge."""
+    relay_to: str = ""
+    """Where the registries are whose calls arrive at the shared gRPC port as well (``junctor up``); empty: none do."""
+
+
 class Node:
     """One process: any of the four services on one gRPC port, and the HTTP edge if it is among them."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, share: Share | None = None) -> None:
         """Wire everything up; nothing listens and nothing is opened yet. Raises TokenFileError."""
         self.settings = settings
+        self._share = share
         self.names = (*PORTS, GATEWAY) if UP in settings.services else settings.services
         self.grpc_port = 0
         self.http_port = 0
         self._tasks = Tasks("node")
         self._counters = CallCounters()
+        self._collectors: list[Collector] = [process_metrics(time.time()), call_metrics(self._counters)]
+        self._inside = ""
+        """Where this very process is reached by gRPC."""
         self._admin: AdminServer | None = None
         self._listener: socket.socket | None = None
         self._token = load_or_create_token(settings.service_token_file)
@@ -109,18 +134,24 @@ class Node:
         if self._server is not None:
             self._server.health.drain()
         await self._tasks.stop()
-        if self._gateway is not None:
-            await self._gateway.stop()
+        if self._gateway is not None:  # before the gRPC server, which the last requests may need
+            await self._gateway.quiesce()
         elif self._listener is not None:
             self._listener.close()
-        if self._server is not None:  # after the edge, whose requests under way may need it
-            await self._server.stop(max(0.0, limit - time.monotonic()))
+        async with asyncio.TaskGroup() as both:  # each may take until the limit
+            if self._gateway is not None:
+                both.create_task(self._gateway.stop())
+            if self._server is not None:
+                both.create_task(self._server.stop(max(0.0, limit - time.monotonic())))
         for service in reversed(self._services.values()):
             await service.stop()
         if self._admin is not None:
             await self._admin.stop()
         for peer in self._peers.values():
             await peer.close()
+
+    def end_now(self) -> None:
+        """Do nothing: all that would end is this process."""
 
     def ready(self) -> bool:
         """Tell whether everything in this process would serve a request."""
@@ -132,21 +163,37 @@ class Node:
     async def _take_ports(self) -> None:
         edge, grpc = self.settings.edge, self.settings.grpc
         if GATEWAY in self.names:
-            from services.runtime.http_server import listen
+            self._listener = self._share.listener if self._share else None
+            if self._listener is None:
+                from services.runtime.http_server import listen
 
-            self._listener = listen(edge.host, edge.port)
+                self._listener = listen(edge.host, edge.port)
             self.http_port = self._listener.getsockname()[1]
         if self.settings.admin_port is not None:
             await self._start_admin(self.settings.admin_port)
         if any(name in PORTS for name in self.names):
             self._server = self._make_server()
             self.grpc_port = self._server.bind(grpc.host, grpc.port)
+            shared = self._share is not None
+            self._inside = (
+                f"127.0.0.1:{self._server.bind_inside()}" if shared else _own_target(grpc.host, self.grpc_port)
+            )
 
     def _make_server(self) -> GrpcServer:
-        routes = "inference-router" in self.names
-        limits = Limits(receive=self.settings.max_body + _BODY_FRAME) if routes else Limits()
+        settings = self.settings
+        limits = Limits(
+            receive=settings.max_body + _BODY_FRAME if ROUTER in self.names else REGISTRY_RECEIVE_LIMIT,
+            streams=settings.grpc_max_streams,
+            age=settings.grpc_max_connection_age,
+            age_grace=settings.timeouts.total + _STATUS_SECONDS,
+        )
         return create_server(
-            policy=POLICY, token=self._token, limits=limits, counters=self._counters, channelz_too=True
+            policy=POLICY,
+            token=self._token,
+            limits=limits,
+            counters=self._counters,
+            reuse_port=self._share is not None,
+            channelz_too=True,
         )
 
     async def _start_services(self, server: GrpcServer) -> None:
@@ -159,9 +206,15 @@ class Node:
         for name in PORTS:
             if name in self.names:
                 self._services[name] = make[name]()
-                self._services[name].register(server)
+            elif self._share is not None and self._share.relay_to:
+                self._services[name] = self._relay(name)
+            else:
+                continue
+            self._services[name].register(server)
         for name, service in self._services.items():  # one after the other: Alembic migrates one store at a time
             await self._start_service(name, service)
+        if self._share is not None:
+            await self._await_catalog()
         await server.start()
 
     async def _start_service(self, name: str, service: Service) -> None:
@@ -173,6 +226,20 @@ class Node:
 
         with opening(database):
             await service.start()
+
+    async def _await_catalog(self) -> None:
+        """Take no calls that another process can route and this one cannot yet."""
+        end = time.monotonic() + _CATALOG_SECONDS
+        while self._router is not None and not await self._router.ready() and time.monotonic() < end:  # noqa: ASYNC110 - no event says so
+            await asyncio.sleep(_POLL_SECONDS)
+
+    def _relay(self, name: str) -> Service:
+        from junctor.v1 import model_registry_pb2, provider_registry_pb2, secrets_pb2, virtual_models_pb2, workspaces_pb2
+        from services.runtime.relay import Relay
+
+        files = (workspaces_pb2, model_registry_pb2, virtual_models_pb2, provider_registry_pb2, secrets_pb2)
+        services = [service for file in files for service in file.DESCRIPTOR.services_by_name.values()]
+        return Relay(self._peers[name], [service for service in services if _owner(service.full_name) == name])
 
     def _access_control(self) -> Service:
         from services.access_control.service import AccessControlService
@@ -215,8 +282,10 @@ class Node:
                 default_workspace=settings.default_workspace,
                 catalog_file=settings.data_dir / "catalog.bin",
                 keyring=Keyring.load_or_create(settings.secret_key_file),
+                saves=self._share is None or self._share.first,
             ),
         )
+        self._collectors.append(self._router.metrics)
         return self._router
 
     async def _start_gateway(self, listener: socket.socket) -> None:
@@ -230,15 +299,13 @@ class Node:
                 default_workspace=self.settings.default_workspace,
                 max_body=self.settings.max_body,
                 drain_timeout=self.settings.drain_timeout,
-                needs_all=UP in self.settings.services,
+                needs_all=UP in self.settings.services or bool(self._share and self._share.relay_to),
             ),
         )
         await self._gateway.start(listener)
 
     async def _start_admin(self, port: int) -> None:
-        self._admin = AdminServer(
-            readiness=self._checks, collectors=[process_metrics(time.time()), call_metrics(self._counters)]
-        )
+        self._admin = AdminServer(readiness=self.checks, collectors=[self.families], details=self.details)
         host = self.settings.grpc.host
         try:
             await self._admin.start(host, port)
@@ -256,7 +323,9 @@ class Node:
     def _open_peer(self, name: str) -> Peer:
         target = getattr(self.settings.peers, name.replace("-", "_"))
         metadata: Metadata = token_metadata(self._token) if name in ("model-registry", "provider-registry") else ()
-        return open_peer(target or _own_target(self.settings.grpc.host, self.grpc_port), name=name, metadata=metadata)
+        if self._share is not None and name in REGISTRIES:
+            target = self._share.relay_to or target
+        return open_peer(target or self._inside, name=name, metadata=metadata)
 
     async def _report_health(self) -> None:
         while self._server is not None:
@@ -267,11 +336,20 @@ class Node:
                         self._server.health.set(grpc_service, ready)
             await asyncio.sleep(_HEALTH_SECONDS)
 
-    def _checks(self) -> Mapping[str, bool]:
+    def checks(self) -> Mapping[str, bool]:
+        """Return every condition of being ready with its state, for ``/health/ready``."""
         checks = dict(self._server.health.snapshot()) if self._server is not None else {}
         if GATEWAY in self.names:
             checks["gateway"] = self._gateway is not None and self._gateway.ready()
         return checks or {"start": False}
+
+    def details(self) -> Mapping[str, float]:
+        """Return figures that belong to health without deciding it."""
+        return {} if self._router is None else {"catalog_stale_seconds": round(self._router.stale_seconds(), 1)}
+
+    def families(self) -> list[Family]:
+        """Return the metrics of this process."""
+        return [family for collect in self._collectors for family in collect()]
 
 
 _OWNERS = {

@@ -9,9 +9,10 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from functools import partial
 from importlib.metadata import version
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeVar
 
 import uvloop
 
@@ -23,6 +24,7 @@ from services.runtime.server import BindError
 from services.settings import Settings, SettingsError, add_flags
 from services.settings_table import GATEWAY, PORTS
 from services.up.ports import taken
+from services.workers import Supervisor
 
 _log = logging.getLogger(__name__)
 
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     if _MIGRATE in flags["services"]:
         _migrate(parser, flags)
     settings = load(flags, tuple(dict.fromkeys(flags["services"])), program="junctord")
-    sys.exit(run(settings, _serve))
+    sys.exit(run(settings, _serve, make=partial(make_site, flags=flags)))
 
 
 def _migrate(parser: argparse.ArgumentParser, flags: dict[str, Any]) -> NoReturn:
@@ -89,12 +91,20 @@ def load(flags: dict[str, object], services: tuple[str, ...], *, program: str) -
     return settings
 
 
-Work = Callable[[Node, asyncio.Event], Awaitable[None]]
-"""Starts the node, and returns once the event is set."""
+Site = Node | Supervisor
+"""What a command runs: everything in this process, or workers."""
+SiteT = TypeVar("SiteT", Node, Supervisor, Site)
+Work = Callable[[SiteT, asyncio.Event], Awaitable[None]]
+"""Starts the site, and returns once the event is set."""
 
 
-def run(settings: Settings, work: Work) -> int:
-    """Run ``work`` until it ends or a signal sets its event, then drain; returns the exit code.
+def make_site(settings: Settings, flags: Mapping[str, object]) -> Site:
+    """Make what the settings ask for. ``flags`` are those they were loaded with."""
+    return Supervisor(settings, flags) if settings.workers > 1 else Node(settings)
+
+
+def run(settings: Settings, work: Work[SiteT], *, make: Callable[[Settings], SiteT]) -> int:
+    """Run ``work`` on what ``make`` makes until it ends or a signal sets its event, then drain; returns the exit code.
 
     A second signal ends the process at once, with 128 and the signal's number as shells have it.
     """
@@ -106,7 +116,7 @@ def run(settings: Settings, work: Work) -> int:
     for name in settings.unknown:
         _log.warning("%s is not a setting", name)
     try:
-        uvloop.run(_until_signal(settings, redactor, work))
+        uvloop.run(_until_signal(make, settings, redactor, work))
     except (CannotStart, OSError) as error:
         sys.stderr.write(f"junctor: {explain(error)}\n")
         return 1
@@ -127,30 +137,34 @@ def explain(error: Exception) -> str:
 _HOST_FLAGS = {"--port": "--host", "--grpc-port": "--grpc-host", "--admin-port": "--grpc-host"}
 
 
-async def _until_signal(settings: Settings, redactor: telemetry.Redactor, work: Work) -> None:
+async def _until_signal(
+    make: Callable[[Settings], SiteT], settings: Settings, redactor: telemetry.Redactor, work: Work[SiteT]
+) -> None:
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+    site = make(settings)
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, _stop_or_end, stop, number)
+        loop.add_signal_handler(number, _stop_or_end, stop, site, number)
     loop.call_later(_SETTLE_SECONDS, settle_heap)
-    node = Node(settings)
-    for secret in node.secrets:
+    for secret in site.secrets:
         redactor.register(secret)
     try:
-        await work(node, stop)
+        await work(site, stop)
     finally:
-        await node.stop()
+        await site.stop()
 
 
-def _stop_or_end(stop: asyncio.Event, number: int) -> None:
+def _stop_or_end(stop: asyncio.Event, site: Site, number: int) -> None:
     if stop.is_set():
         # Nothing is lost: what was acknowledged is on disk, and what is cut now was told to be cut.
+        site.end_now()
         os._exit(128 + number)
     stop.set()
 
 
-async def _serve(node: Node, stop: asyncio.Event) -> None:
-    await node.start()
-    _log.info("serving %s", ", ".join(node.names), extra={"grpc_port": node.grpc_port, "port": node.http_port})
+async def _serve(site: Site, stop: asyncio.Event) -> None:
+    await site.start()
+    fields = {"grpc_port": site.grpc_port, "port": site.http_port, "workers": site.settings.workers}
+    _log.info("serving %s", ", ".join(site.names), extra=fields)
     await stop.wait()
     _log.info("stopping")

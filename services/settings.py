@@ -111,6 +111,9 @@ class Settings:
     workers: int
     hop: str
     """``direct`` or ``grpc``."""
+    grpc_max_streams: int
+    grpc_max_connection_age: float | None
+    """None: no limit."""
     secret_key_file: Path
     service_token_file: Path
     max_body: int
@@ -156,7 +159,7 @@ class Settings:
             except ValueError as error:
                 problems.append(f"{_name_at(row, origin)}: {error}{_but(row, given)}")
         if not problems:
-            problems += _exposed(values, facts)
+            problems += [*_exposed(values, facts), *_alone(values, facts)]
         if problems:
             raise SettingsError(problems)
         return _tree(facts, values, origins, _unknown(environ))
@@ -255,6 +258,14 @@ def _but(row: Setting, given: Any) -> str:
     return "" if row.rule in (secret, database_url) else f", not {str(given)[:60]!r}"
 
 
+def _alone(values: Mapping[str, Any], facts: Facts) -> list[str]:
+    """A registry is one process: its database file has one writer, and its callers may be sent to any of several."""
+    one = [name for name in facts.services if name not in (UP, GATEWAY, "inference-router")]
+    if values["workers"] == 1 or not one:
+        return []
+    return [f"JUNCTOR_WORKERS: {one[0]} is one process: only gateway and inference-router may have more workers"]
+
+
 def _exposed(values: Mapping[str, Any], facts: Facts) -> list[str]:
     """With auth off, everybody who reaches a listener may do everything."""
     if values["insecure"]:
@@ -293,7 +304,18 @@ def _unknown(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], unknown: tuple[str, ...]) -> Settings:
     v = values
-    same = ("default_workspace", "demo", "detect", "seed", "workers", "hop", "secret_key_file", "service_token_file", "drain_timeout")
+    same = (
+        "default_workspace",
+        "demo",
+        "detect",
+        "seed",
+        "workers",
+        "hop",
+        "secret_key_file",
+        "service_token_file",
+        "drain_timeout",
+    )
+    limits = ("grpc_max_streams", "grpc_max_connection_age")
     more = ("admin_port", "data_dir", "database_url", "migrate", "upstream_networks", "discovery_interval")
     return Settings(
         services=facts.services,
@@ -307,7 +329,7 @@ def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], u
         values=MappingProxyType(dict(values)),
         origins=MappingProxyType(dict(origins)),
         unknown=unknown,
-        **{name: v[name] for name in (*same, *more)},
+        **{name: v[name] for name in (*same, *more, *limits)},
     )
 
 

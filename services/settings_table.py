@@ -119,13 +119,6 @@ def whole(low: int, high: int) -> Rule:
     return rule
 
 
-def workers(value: Any) -> int:
-    """Only 1: a process that shares its ports with others is not part of this release."""
-    if whole(1, 1024)(value) != 1:
-        raise ValueError("must be 1: this release has no other; run more processes behind a load balancer")
-    return 1
-
-
 def seconds(value: Any) -> float:
     """A positive number of seconds, at most a day."""
     try:
@@ -135,6 +128,16 @@ def seconds(value: Any) -> float:
     if not 0 < number <= 86_400:
         raise ValueError("must be a number of seconds above 0, at most 86400")
     return number
+
+
+def seconds_or_off(value: Any) -> float | None:
+    """A positive number of seconds, at most a day, or ``off``."""
+    if value is None or (isinstance(value, str) and value.strip().lower() == "off"):
+        return None
+    try:
+        return seconds(value)
+    except ValueError:
+        raise ValueError("must be a number of seconds above 0, at most 86400, or off") from None
 
 
 def one_of(*choices: str) -> Rule:
@@ -288,7 +291,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         shown_default="on in `up` only",
     ),
     Setting("seed", switch, True, "Make the provider `system/nvidia-build` at first start."),
-    Setting("workers", workers, 1, "Processes for gateway and router. Only 1 in this release.", "--workers"),
+    Setting("workers", whole(1, 256), 1, "Processes for gateway and router, which share its ports.", "--workers"),
     Setting(
         "hop",
         one_of("direct", "grpc"),
@@ -308,6 +311,15 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         lambda facts: facts.config_home / "service.token",
         "Token between services; made 0600 at first start.",
         shown_default="`$XDG_CONFIG_HOME/junctor/service.token`",
+    ),
+    Setting("grpc_max_streams", whole(1, 1_000_000), 10_000, "Calls at once on one gRPC connection."),
+    Setting(
+        "grpc_max_connection_age",
+        seconds_or_off,
+        None,
+        "Seconds after which a gRPC connection is asked to come back, perhaps to another process; "
+        "calls on it go on for up to `JUNCTOR_TOTAL_TIMEOUT`.",
+        shown_default="off",
     ),
     Setting("max_body_mb", whole(1, 2000), 64, "Limit of a request body in MiB; over it: 413."),
     Setting("connect_timeout", seconds, 5.0, "Seconds to connect to a provider."),
