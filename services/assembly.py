@@ -116,7 +116,10 @@ class Node:
     @property
     def secrets(self) -> Sequence[Secret]:
         """What must never be logged."""
-        return [secret for secret in (self._token, self.settings.auth.admin_key) if secret is not None]
+        egress = self.settings.egress
+        proxies = [proxy for proxy in (egress.http_proxy, egress.https_proxy) if proxy is not None]
+        given = [self._token, self.settings.auth.admin_key, *(Secret(word) for proxy in proxies for word in proxy.credentials)]
+        return [secret for secret in given if secret is not None]
 
     async def start(self) -> None:
         """Listen and begin to serve. Raises CannotStart, OSError; call :meth:`stop` then as well."""
@@ -263,6 +266,7 @@ class Node:
             model_registry=self._peers["model-registry"],
             networks=AddressPolicy(settings.upstream_networks),
             discovery_interval=settings.discovery_interval,
+            egress=settings.egress,
             seed=settings.seed,
         )
 
@@ -280,6 +284,8 @@ class Node:
                 idle_timeout=settings.timeouts.idle,
                 total_timeout=settings.timeouts.total,
                 default_workspace=settings.default_workspace,
+                egress=settings.egress,
+                request_headers=settings.request_headers,
                 catalog_file=settings.data_dir / "catalog.bin",
                 keyring=Keyring.load_or_create(settings.secret_key_file),
                 saves=self._share is None or self._share.first,

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from services.runtime.addresses import Network
 from services.runtime.auth import Secret
+from services.runtime.egress import Egress
 from services.settings_table import (
     CLIENT_ENVS,
     CONFIG_ENV,
@@ -30,6 +31,7 @@ from services.settings_table import (
     Facts,
     Setting,
     database_url,
+    proxy,
     secret,
 )
 
@@ -121,6 +123,10 @@ class Settings:
     drain_timeout: float
     upstream_networks: frozenset[Network]
     """Where providers may be."""
+    egress: Egress
+    """Proxies and authorities on the way to providers."""
+    request_headers: frozenset[bytes] | None
+    """The only header fields of a caller that pass; None: all that may."""
     discovery_interval: float
     default_workspace: str
     auth: Auth
@@ -128,7 +134,7 @@ class Settings:
     values: Mapping[str, Any]
     """Every row's value by its name, for :meth:`render`."""
     origins: Mapping[str, str]
-    """Where each value is from: ``flag``, ``env``, ``file`` or ``default``."""
+    """Where each value is from: ``flag``, ``env``, ``file``, the name of another tool's variable, or ``default``."""
     unknown: tuple[str, ...]
     """Variables that begin with ``JUNCTOR_`` and are no settings: worth a warning."""
 
@@ -244,18 +250,19 @@ def _given(
     # An empty variable is an unset one. Kubernetes gives pods JUNCTOR_PORT=tcp://… when a Service is called junctor.
     if value and not (row.env.endswith("_PORT") and value.startswith("tcp://")):
         return "env", value
-    return ("file", file[row.name]) if row.name in file else ("default", None)
+    if row.name in file:
+        return "file", file[row.name]
+    return next(((name, environ[name]) for name in row.conventions if environ.get(name)), ("default", None))
 
 
 def _name_at(row: Setting, origin: str) -> str:
-    return {"flag": row.flag.partition("/")[0] or row.env, "file": f"{row.name} in the config file"}.get(
-        origin, row.env
-    )
+    names = {"flag": row.flag.partition("/")[0] or row.env, "file": f"{row.name} in the config file"}
+    return names.get(origin, origin if origin in row.conventions else row.env)
 
 
 def _but(row: Setting, given: Any) -> str:
     """Quote what was given, unless it may hold a credential."""
-    return "" if row.rule in (secret, database_url) else f", not {str(given)[:60]!r}"
+    return "" if row.rule in (secret, database_url, proxy) else f", not {str(given)[:60]!r}"
 
 
 def _alone(values: Mapping[str, Any], facts: Facts) -> list[str]:
@@ -326,11 +333,22 @@ def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], u
         timeouts=Timeouts(v["connect_timeout"], v["first_byte_timeout"], v["idle_timeout"], v["total_timeout"]),
         auth=Auth(v["auth"], v["admin_key"], v["admin_key_file"], v["insecure"]),
         log=Log(v["log_level"], v["log_format"]),
+        egress=Egress(v["http_proxy"], v["https_proxy"], v["no_proxy"], _authorities(v["ca_file"])),
+        request_headers=_with_essentials(v["request_headers"]),
         values=MappingProxyType(dict(values)),
         origins=MappingProxyType(dict(origins)),
         unknown=unknown,
         **{name: v[name] for name in (*same, *more, *limits)},
     )
+
+
+def _authorities(file: Path | None) -> str:
+    return "" if file is None else file.read_text("utf-8", errors="replace")
+
+
+def _with_essentials(names: tuple[str, ...] | None) -> frozenset[bytes] | None:
+    """Without them a provider cannot read the body, nor know what answer is understood."""
+    return None if names is None else frozenset(name.encode() for name in (*names, "content-type", "accept"))
 
 
 def _toml(value: Any, redact: bool) -> str:
@@ -340,6 +358,8 @@ def _toml(value: Any, redact: bool) -> str:
         value = "[redacted]" if redact else value.reveal()
     if isinstance(value, bool | int | float):
         return str(value).lower()
+    if isinstance(value, tuple):
+        return json.dumps(value)
     if isinstance(value, frozenset):
         return json.dumps(sorted(network.value for network in value))
     return json.dumps(_without_password(str(value)) if redact else str(value), ensure_ascii=False)

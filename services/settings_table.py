@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import math
+import re
+import ssl
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +20,8 @@ from urllib.parse import urlsplit
 from junctor import names
 from services.runtime.addresses import Network
 from services.runtime.auth import Secret
+from services.runtime.egress import Proxy
+from services.runtime.no_proxy import NoProxy
 from services.runtime.telemetry import FORMATS, LEVELS
 
 UP: Final = "up"
@@ -47,6 +51,8 @@ class Setting:
     """``--port``; a switch has two, ``--demo/--no-demo``; empty: none."""
     shown_default: str = ""
     """What tables say when the default is a function or has a unit."""
+    conventions: tuple[str, ...] = ()
+    """Variables of other tools that count where nothing else says anything; the first that is set wins."""
 
     @property
     def env(self) -> str:
@@ -209,6 +215,38 @@ def database_url(value: Any) -> str:
     return given
 
 
+def proxy(value: Any) -> Proxy | None:
+    """The URL of an HTTP proxy, or ``none``."""
+    given = text(value)
+    return None if given.lower() == "none" else Proxy.parse(given)
+
+
+def no_proxy(value: Any) -> NoProxy:
+    """Hosts, domains, addresses, CIDR blocks, each with a port if one likes, or ``*`` (a list in TOML)."""
+    return NoProxy(",".join(map(str, value)) if isinstance(value, list) else text(value))
+
+
+def ca_file(value: Any) -> Path:
+    """A file with PEM certificates."""
+    found = path(value)
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(found)
+    except OSError:  # ssl.SSLError is one
+        raise ValueError("must be a file with PEM certificates that can be read") from None
+    return found
+
+
+def header_names(value: Any) -> tuple[str, ...] | None:
+    """Names of header fields, divided by commas (a list in TOML), or ``all``."""
+    given = value.split(",") if isinstance(value, str) else value
+    names = [str(name).strip().lower() for name in given] if isinstance(given, list) else [""]
+    if names == ["all"]:
+        return None
+    if not names or not all(_TOKEN.fullmatch(name) for name in names):
+        raise ValueError("must be names of header fields, divided by commas, or all")
+    return tuple(sorted(set(names)))
+
+
 def auth_mode(value: Any) -> str:
     """Only ``off``: keys and roles are not part of this release."""
     if not isinstance(value, str) or value.strip().lower() != "off":
@@ -239,6 +277,7 @@ def _peer(name: str) -> Setting:
     )
 
 
+_TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
 _ALONE = ", ".join(f"{name} {number}" for name, number in PORTS.items())
 
 SETTINGS: Final[tuple[Setting, ...]] = (
@@ -333,6 +372,42 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         lambda facts: frozenset(NETWORKS.values()) - (set() if facts.up else {Network.LOOPBACK}),
         "Addresses a provider may have (`public`, `private`, `loopback`); metadata and link-local never.",
         shown_default="`public,private`; in `up` also `loopback`",
+    ),
+    *(
+        Setting(
+            f"{scheme}_proxy",
+            proxy,
+            None,
+            f"Proxy to providers whose URL is `{scheme}`: `http://[user:password@]host[:port]`, `https://…` for TLS to "
+            "the proxy itself, `none`. Never used for this machine; a provider's own `proxy` wins.",
+            shown_default=f"`{scheme.upper()}_PROXY`",
+            conventions=(f"{scheme}_proxy", f"{scheme.upper()}_PROXY"),
+        )
+        for scheme in ("http", "https")
+    ),
+    Setting(
+        "no_proxy",
+        no_proxy,
+        NoProxy(),
+        "Hosts to reach without these proxies: names with all below them, addresses, CIDR blocks, each with `:port` "
+        "if one likes; `*`.",
+        shown_default="`NO_PROXY`",
+        conventions=("no_proxy", "NO_PROXY"),
+    ),
+    Setting(
+        "ca_file",
+        ca_file,
+        None,
+        "PEM file of the authorities to trust instead of the system's, for providers without their own and proxies.",
+        shown_default="the system's",
+    ),
+    Setting(
+        "request_headers",
+        header_names,
+        None,
+        "The only header fields of a caller that a provider gets, besides `content-type` and `accept`; `all`: every "
+        "one but framing, hop-by-hop fields, credentials and identity.",
+        shown_default="`all`",
     ),
     Setting(
         "discovery_interval",

@@ -35,6 +35,8 @@ class Figures:
 
     total: float = 1800.0
     timers: Timers = field(default_factory=Timers)
+    request_headers: frozenset[bytes] | None = None
+    """The only header fields of a caller that pass, in lower case; None: all that may."""
     queue_limit: int = QUEUE_LIMIT
     """Calls that may wait for one provider whose ``max_concurrency`` is reached."""
 
@@ -53,7 +55,7 @@ class Router:
         self._keeper = keeper
         self._client = client
         self._figures = figures
-        self._requests = RequestMaker(figures.timers)
+        self._requests = RequestMaker(figures.timers, figures.request_headers)
         self._seed = seed
         self._loop = asyncio.get_running_loop()
         self._resolved: dict[tuple[Route, str, str], resolution.Resolution] = {}

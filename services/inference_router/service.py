@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
@@ -21,6 +21,7 @@ from services.inference_router.typed_servicer import TypedServicer
 from services.inference_router.upstream import UpstreamClient
 from services.inference_router.upstream_types import Timers
 from services.runtime.addresses import AddressPolicy
+from services.runtime.egress import Egress
 from services.runtime.exchange import Invoker
 from services.runtime.keyring import KeyFileError, Keyring
 from services.runtime.metrics import Family, Sample
@@ -45,6 +46,10 @@ class RouterOptions:
     idle_timeout: float
     total_timeout: float
     default_workspace: str
+    egress: Egress = field(default_factory=Egress)
+    """Proxies and authorities on the way to providers."""
+    request_headers: frozenset[bytes] | None = None
+    """The only header fields of a caller that pass; None: all that may."""
     catalog_file: Path | None = None
     """Where the last good catalog is kept; None: nowhere. Needs ``keyring``."""
     keyring: Keyring | None = None
@@ -60,11 +65,14 @@ class InferenceRouterService:
     def __init__(self, peers: Mapping[str, Peer], options: RouterOptions) -> None:
         self._options = options
         self._keeper = CatalogKeeper(
-            provider_registry=peers["provider-registry"], model_registry=peers["model-registry"]
+            provider_registry=peers["provider-registry"],
+            model_registry=peers["model-registry"],
+            egress=options.egress,
         )
         self._client = UpstreamClient(policy=options.networks)
+        self._keeper.on_retired = self._client.retire
         timers = Timers(options.connect_timeout, options.first_byte_timeout, options.idle_timeout)
-        self._router = Router(self._keeper, self._client, Figures(options.total_timeout, timers))
+        self._router = Router(self._keeper, self._client, Figures(options.total_timeout, timers, options.request_headers))
         self._tasks = Tasks("inference_router")
         self._file: CatalogFile | None = None
         if options.catalog_file is not None and options.keyring is not None:

@@ -123,27 +123,28 @@ class Attempts:
             await self._found(claim, tried_at, provider, served)
 
     async def _ask(self, provider: pb.Provider) -> Served:
-        key = await self._key(provider)
+        key = await self._secret(provider, provider.api_key_secret_name)
+        certificate = await self._secret(provider, provider.tls.client_certificate_secret_name)
         if provider.HasField("static_models"):
             ids: list[str] | None = list(provider.static_models.values)
         else:
-            ids = await self._lister.list_ids(provider, key)
+            ids = await self._lister.list_ids(provider, key, certificate)
         if ids is None:
             return NOTHING_SERVED
         enabled = list(provider.enabled_models.values) if provider.HasField("enabled_models") else None
         return serve(ids, workspace=provider.workspace, enabled=enabled)
 
-    async def _key(self, provider: pb.Provider) -> Secret | None:
-        if not provider.HasField("api_key_secret_name"):
+    async def _secret(self, provider: pb.Provider, name: str) -> Secret | None:
+        if not name:
             return None
         try:
-            return (await self._keys.reveal(provider.workspace, provider.api_key_secret_name))[1]
+            return (await self._keys.reveal(provider.workspace, name))[1]
         except ResourceNotFound:
             if seed.waits_for_its_secret(provider):
                 raise _Waiting(seed.WAITING) from None
-            raise DiscoveryFailed(f"secret '{provider.api_key_secret_name}' does not exist") from None
+            raise DiscoveryFailed(f"secret '{name}' does not exist") from None
         except ValueUnreadable:
-            raise DiscoveryFailed(f"secret '{provider.api_key_secret_name}' cannot be decrypted") from None
+            raise DiscoveryFailed(f"secret '{name}' cannot be decrypted") from None
 
     # -- its three ends
 

@@ -1,26 +1,30 @@
 """Asks a provider for its models: one GET on a connection of its own, every part of it bounded.
 
-The address that was checked is the one connected to, so a name cannot change its meaning in between; the name
-stays in Host, SNI and the check of the certificate. Redirects are not followed. No text of a failure names an
-address, a header or a secret.
+It goes the way that calls go: same proxies, same TLS, same check of addresses. Redirects are not followed. No text of
+a failure names an address, a header or a secret.
 """
 
 from __future__ import annotations
 
 import asyncio
-import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
-from ipaddress import ip_address
+from collections.abc import Iterator
 
 import httpcore
 
 from junctor.errors import AddressRefused, CredentialUnavailable
 from junctor.v1 import provider_registry_pb2 as pb
+from services.provider_registry.discovery_connect import CheckedBackend, forwarding
 from services.provider_registry.discovery_rules import listed_ids
 from services.runtime import auth_header, base_url
-from services.runtime.addresses import Address, AddressPolicy, literal_address
+from services.runtime.addresses import AddressPolicy
 from services.runtime.auth import Secret
+from services.runtime.egress import Egress
+from services.runtime.pem import decode_pem
+from services.runtime.provider_way import Way, way_to
+from services.runtime.resolving import NameNotResolved, Resolver, system_resolver
+from services.runtime.tls import TlsContexts, problem_of
+from services.runtime.tunnel import ProxyFailed, refusal
 
 FETCH_TIMEOUT = 10.0
 """Seconds for everything from the look-up of the name to the last byte."""
@@ -36,79 +40,78 @@ _NETWORK_ERRORS = (
 
 _BROKE = "the connection broke before its answer was complete"
 _REASONS: tuple[tuple[type[Exception], str], ...] = (
-    (httpcore.ProxyError, "its proxy refused the connection"),
     (httpcore.ConnectTimeout, "it does not accept connections in time"),
     (httpcore.ConnectError, "it does not accept connections"),
     (httpcore.ProtocolError, "its answer broke off or is not HTTP"),
 )
-
-Resolver = Callable[[str, int], Awaitable[Sequence[str]]]
-"""``await resolver(host, port)``: the addresses of a name, best first. Raises OSError if there are none."""
 
 
 class DiscoveryFailed(Exception):
     """The provider could not be asked; the text says why, for a person."""
 
 
-async def system_resolver(host: str, port: int) -> Sequence[str]:
-    """Ask the system's resolver, in a thread."""
-    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=socket.SOCK_STREAM)
-    return list(dict.fromkeys(str(entry[4][0]) for entry in found))
-
-
 class ModelLister:
     """Fetches model lists under one address policy."""
 
-    def __init__(self, policy: AddressPolicy, *, resolver: Resolver = system_resolver) -> None:
-        self._backend = _CheckedBackend(policy, resolver)
-        self._context: ssl.SSLContext | None = None
+    def __init__(
+        self, policy: AddressPolicy, *, resolver: Resolver = system_resolver, egress: Egress | None = None
+    ) -> None:
+        """``egress`` is what the settings say of proxies and TLS; None: nothing."""
+        self._policy = policy
+        self._resolver = resolver
+        self._egress = egress or Egress()
+        self._contexts = TlsContexts()
 
-    async def list_ids(self, provider: pb.Provider, key: Secret | None) -> list[str] | None:
+    async def list_ids(
+        self, provider: pb.Provider, key: Secret | None, certificate: Secret | None = None
+    ) -> list[str] | None:
         """Return the upstream ids, or None if the provider does not list models as OpenAI does.
 
-        Raises DiscoveryFailed for whatever may be better next time.
+        ``certificate`` is the value of the secret that ``tls`` names. Raises DiscoveryFailed for whatever may be
+        better next time.
         """
         path = f"v1/{provider.models_path.strip('/')}" if provider.HasField("models_path") else "v1/models"
         prefix = provider.api_base_path if provider.HasField("api_base_path") else None
         url = base_url.join(provider.host_url, path, api_base_path=prefix)
         try:
             headers = request_headers(provider, key)
+            pem = decode_pem(certificate.reveal()).decode("ascii") if certificate is not None else ""
             async with asyncio.timeout(FETCH_TIMEOUT):
-                return await self._fetch(provider, url, headers)
-        except CredentialUnavailable as error:
+                return await self._fetch(way_to(provider, self._egress, pem), url, headers)
+        except (CredentialUnavailable, AddressRefused) as error:
             raise DiscoveryFailed(error.message) from None
         except TimeoutError:
             raise DiscoveryFailed(f"no complete answer within {FETCH_TIMEOUT:g} s") from None
+        except NameNotResolved:
+            raise DiscoveryFailed("its name, or that of its proxy, cannot be resolved") from None
+        except ProxyFailed as error:
+            raise DiscoveryFailed(f"its proxy {error}".removesuffix(".")) from None
         except (*_NETWORK_ERRORS, ssl.SSLError) as error:
             raise DiscoveryFailed(_why(error)) from None
 
-    async def _fetch(self, provider: pb.Provider, url: str, headers: list[tuple[bytes, bytes]]) -> list[str] | None:
+    async def _fetch(self, way: Way, url: str, headers: list[tuple[bytes, bytes]]) -> list[str] | None:
         extensions: dict[str, object] = {"timeout": {"connect": _CONNECT_TIMEOUT}}
-        if provider.tls.server_name:
-            extensions["sni_hostname"] = provider.tls.server_name
+        if way.scheme == "https" and way.tls.server_name:
+            extensions["sni_hostname"] = way.tls.server_name
         async with (
-            self._pool(provider) as pool,
+            self._pool(way) as pool,
             pool.stream("GET", url, headers=headers, extensions=extensions) as response,
         ):
             if response.status == 404:
                 return None
+            if response.status == 407 and way.proxy is not None:
+                raise ProxyFailed(refusal(407))
             if not 200 <= response.status < 300:
                 raise DiscoveryFailed(_refusal(response.status))
             return listed_ids(await _body(response))
 
-    def _pool(self, provider: pb.Provider) -> httpcore.AsyncConnectionPool:
+    def _pool(self, way: Way) -> httpcore.AsyncConnectionPool:
+        secure = way.scheme == "https"
         return httpcore.AsyncConnectionPool(
-            ssl_context=self._tls(provider.tls),
-            proxy=httpcore.Proxy(provider.proxy) if provider.proxy else None,
-            network_backend=self._backend,
+            ssl_context=self._contexts.get(way.tls) if secure else None,
+            proxy=forwarding(way.proxy, self._contexts) if way.proxy is not None and not secure else None,
+            network_backend=CheckedBackend(self._policy, self._resolver, self._contexts, way),
         )
-
-    def _tls(self, tls: pb.ProviderTls) -> ssl.SSLContext:
-        if tls.HasField("ca_bundle_pem"):
-            return ssl.create_default_context(cadata=tls.ca_bundle_pem)
-        if self._context is None:  # reading the system's authorities takes tens of milliseconds
-            self._context = ssl.create_default_context()
-        return self._context
 
 
 def request_headers(provider: pb.Provider, key: Secret | None) -> list[tuple[bytes, bytes]]:
@@ -121,56 +124,6 @@ def request_headers(provider: pb.Provider, key: Secret | None) -> list[tuple[byt
         fields[name] = value
     fields |= {b"accept-encoding": b"identity", b"connection": b"close"}
     return list(fields.items())
-
-
-class _CheckedBackend(httpcore.AnyIOBackend):
-    """Connects to addresses that the policy allows, and to nothing else."""
-
-    def __init__(self, policy: AddressPolicy, resolver: Resolver) -> None:
-        self._policy = policy
-        self._resolver = resolver
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 - the signature is httpcore's
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        """Look ``host`` up, check, connect to the first allowed address that answers."""
-        failure: Exception = DiscoveryFailed("its name cannot be resolved")
-        for address in self._allowed(await self._addresses(host, port)):
-            try:
-                return await super().connect_tcp(str(address), port, timeout, local_address, socket_options)
-            except (httpcore.ConnectError, httpcore.ConnectTimeout) as error:
-                failure = error
-        raise failure
-
-    async def _addresses(self, host: str, port: int) -> list[Address]:
-        literal = literal_address(host)
-        if literal is not None:
-            return [literal]
-        try:
-            return [ip_address(text) for text in await self._resolver(host, port)]
-        except TimeoutError:
-            raise
-        except (OSError, UnicodeError):
-            raise DiscoveryFailed("its name cannot be resolved") from None
-
-    def _allowed(self, addresses: list[Address]) -> list[Address]:
-        allowed: list[Address] = []
-        refusal: AddressRefused | None = None
-        for address in addresses:
-            try:
-                self._policy.check(address)
-            except AddressRefused as error:
-                refusal = error
-            else:
-                allowed.append(address)
-        if refusal is not None and not allowed:
-            raise DiscoveryFailed(refusal.message)
-        return allowed
 
 
 async def _body(response: httpcore.Response) -> bytes:
@@ -195,8 +148,9 @@ def _refusal(status: int) -> str:
 
 def _why(error: BaseException) -> str:
     causes = list(_chain(error))
-    if any(isinstance(cause, ssl.SSLCertVerificationError) for cause in causes):
-        return "its TLS certificate cannot be trusted"
+    problem = next((text for cause in causes if isinstance(cause, ssl.SSLError) and (text := problem_of(cause))), "")
+    if problem:
+        return f"its TLS certificate {problem}"
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
         return "TLS could not be agreed on"
     return next((text for kind, text in _REASONS if isinstance(error, kind)), _BROKE)

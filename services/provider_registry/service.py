@@ -22,6 +22,7 @@ from services.runtime.addresses import AddressPolicy
 from services.runtime.auth import Secret
 from services.runtime.changes import Feed
 from services.runtime.db import Database
+from services.runtime.egress import Egress
 from services.runtime.server import GrpcServer
 from services.runtime.tasks import Tasks
 from services.runtime.upkeep import compact_forever, drop_deleted_workspaces
@@ -42,6 +43,7 @@ class ProviderRegistryService:
         model_registry: Peer,
         networks: AddressPolicy,
         discovery_interval: float = 10.0,
+        egress: Egress | None = None,
         seed: bool = True,
         seed_key: Secret | None = None,
         pace: Pace | None = None,
@@ -58,6 +60,7 @@ class ProviderRegistryService:
         self._providers = ProviderStore(self._feed, self._schedule)
         self._secrets = SecretStore(self._feed, keyring, self._schedule)
         self._sync = ModelSync(model_registry)
+        self._lister = ModelLister(networks, egress=egress)
         self._networks = networks
         self._pace = pace or Pace(interval=discovery_interval)
         self._seed = seed
@@ -90,9 +93,7 @@ class ProviderRegistryService:
             await seeds.seed(self._providers)
             if self._seed_key is not None:
                 await seeds.store_key(self._providers, self._secrets, self._seed_key)
-        attempts = Attempts(
-            self._providers, self._secrets, lister=ModelLister(self._networks), sync=self._sync, pace=self._pace
-        )
+        attempts = Attempts(self._providers, self._secrets, lister=self._lister, sync=self._sync, pace=self._pace)
         discovery = Discovery(self._schedule, self._feed, attempts, concurrency=self._pace.concurrency)
         self._tasks.start(self._workspaces.follower.run())
         self._tasks.start(compact_forever(self._feed))

@@ -63,6 +63,15 @@ class Proxy:
             authorization = b"Basic " + base64.b64encode(pair)
         return cls(url.scheme, url.hostname, port or _PORTS[url.scheme], authorization)
 
+    @property
+    def credentials(self) -> tuple[str, ...]:
+        """What must never be logged: the credentials as they are sent, and the password in them."""
+        if not self.authorization:
+            return ()
+        sent = self.authorization.removeprefix(b"Basic ").decode()
+        password = base64.b64decode(sent).decode("utf-8", errors="replace").partition(":")[2]
+        return (sent, password)
+
     def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{self.scheme}://{'[redacted]@' if self.authorization else ''}{host}:{self.port}"

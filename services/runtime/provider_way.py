@@ -15,6 +15,10 @@ _PORTS = {"http": 80, "https": 443}
 class Way:
     """The way to one provider."""
 
+    scheme: str
+    host: str
+    """Without brackets."""
+    port: int
     proxy: Proxy | None
     """None: directly."""
     tls: TlsConfig
@@ -28,6 +32,9 @@ def way_to(provider: pb.Provider, egress: Egress, client_pem: str = "") -> Way:
     own = provider.proxy if provider.HasField("proxy") else None
     tls = provider.tls
     return Way(
+        scheme=url.scheme,
+        host=url.hostname or "",
+        port=port,
         proxy=egress.proxy_for(url.scheme, url.hostname or "", port, own=own),
         tls=TlsConfig(tls.ca_bundle_pem or egress.ca_pem, client_pem, tls.server_name),
     )
