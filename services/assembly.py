@@ -118,7 +118,8 @@ class Node:
         """What must never be logged."""
         egress = self.settings.egress
         proxies = [proxy for proxy in (egress.http_proxy, egress.https_proxy) if proxy is not None]
-        given = [self._token, self.settings.auth.admin_key, *(Secret(word) for proxy in proxies for word in proxy.credentials)]
+        credentials = [Secret(word) for proxy in proxies for word in proxy.credentials]
+        given = (self._token, self.settings.auth.admin_key, *credentials)
         return [secret for secret in given if secret is not None]
 
     async def start(self) -> None:

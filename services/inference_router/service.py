@@ -72,7 +72,8 @@ class InferenceRouterService:
         self._client = UpstreamClient(policy=options.networks)
         self._keeper.on_retired = self._client.retire
         timers = Timers(options.connect_timeout, options.first_byte_timeout, options.idle_timeout)
-        self._router = Router(self._keeper, self._client, Figures(options.total_timeout, timers, options.request_headers))
+        figures = Figures(options.total_timeout, timers, options.request_headers)
+        self._router = Router(self._keeper, self._client, figures)
         self._tasks = Tasks("inference_router")
         self._file: CatalogFile | None = None
         if options.catalog_file is not None and options.keyring is not None:

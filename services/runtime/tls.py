@@ -6,6 +6,7 @@ The check of the certificate cannot be turned off.
 from __future__ import annotations
 
 import os
+import re
 import ssl
 import tempfile
 from collections.abc import Iterator
@@ -15,6 +16,7 @@ from pathlib import Path
 from services.runtime.egress import TlsConfig
 
 _MOST_CONTEXTS = 256
+_CERTIFICATE = re.compile(r"-----BEGIN CERTIFICATE-----[A-Za-z0-9+/=\s]+-----END CERTIFICATE-----")
 
 _CERTIFICATE_PROBLEMS = {
     # Numbers of X509_V_ERR_*, <openssl/x509_vfy.h>.
@@ -60,13 +62,21 @@ def problem_of(error: ssl.SSLError) -> str:
 
 
 def _context(config: TlsConfig) -> ssl.SSLContext:
-    context = ssl.create_default_context(cadata=config.ca_pem or None)
+    context = ssl.create_default_context(cadata=_certificates(config.ca_pem) if config.ca_pem else None)
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     if config.client_pem:
         with _as_file(config.client_pem) as path:
             context.load_cert_chain(path)
     return context
+
+
+def _certificates(bundle: str) -> str:
+    """Leave out what bundles have between certificates: names, in any script, which ssl does not take."""
+    found = _CERTIFICATE.findall(bundle)
+    if not found:
+        raise ssl.SSLError("no certificate in the bundle")
+    return "\n".join(found)
 
 
 @contextmanager
