@@ -83,7 +83,7 @@ class ModelLister:
         except TimeoutError:
             raise DiscoveryFailed(f"no complete answer within {FETCH_TIMEOUT:g} s") from None
         except NameNotResolved:
-            raise DiscoveryFailed("its name, or that of its proxy, cannot be resolved") from None
+            raise DiscoveryFailed("its name cannot be resolved") from None
         except ProxyFailed as error:
             raise DiscoveryFailed(f"its proxy {error}".removesuffix(".")) from None
         except (*_NETWORK_ERRORS, ssl.SSLError) as error:

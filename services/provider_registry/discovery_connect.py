@@ -14,7 +14,7 @@ import httpcore
 from services.runtime.addresses import AddressPolicy
 from services.runtime.egress import Proxy, TlsConfig
 from services.runtime.provider_way import Way
-from services.runtime.resolving import Resolver, addresses_to_connect
+from services.runtime.resolving import NameNotResolved, Resolver, addresses_to_connect
 from services.runtime.tls import TlsContexts, problem_of
 from services.runtime.tunnel import HEAD_LIMIT, ConnectAnswer, ProxyFailed, connect_request
 
@@ -43,9 +43,14 @@ class CheckedBackend(httpcore.AnyIOBackend):
         Raises NameNotResolved, AddressRefused, ProxyFailed and httpcore's errors.
         """
         way = self._way
-        addresses = await addresses_to_connect(
-            way.host, way.port, proxy=way.proxy, policy=self._policy, resolver=self._resolver
-        )
+        try:
+            addresses = await addresses_to_connect(
+                way.host, way.port, proxy=way.proxy, policy=self._policy, resolver=self._resolver
+            )
+        except NameNotResolved:
+            if way.proxy is None:
+                raise
+            raise ProxyFailed("has a name that cannot be resolved.") from None
         stream = await self._first(addresses, way.port if way.proxy is None else way.proxy.port, timeout)
         if way.proxy is None or way.scheme != "https":
             return stream
