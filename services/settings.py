@@ -20,7 +20,8 @@ from urllib.parse import urlsplit
 
 from services.runtime.addresses import Network
 from services.runtime.auth import Secret
-from services.runtime.egress import Egress
+from services.runtime.egress import Egress, Proxy
+from services.runtime.no_proxy import NoProxy
 from services.settings_table import (
     CLIENT_ENVS,
     CONFIG_ENV,
@@ -333,7 +334,7 @@ def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], u
         timeouts=Timeouts(v["connect_timeout"], v["first_byte_timeout"], v["idle_timeout"], v["total_timeout"]),
         auth=Auth(v["auth"], v["admin_key"], v["admin_key_file"], v["insecure"]),
         log=Log(v["log_level"], v["log_format"]),
-        egress=Egress(v["http_proxy"], v["https_proxy"], v["no_proxy"], _authorities(v["ca_file"])),
+        egress=Egress(v["http_proxy"], v["https_proxy"], v["no_proxy"] or NoProxy(), _authorities(v["ca_file"])),
         request_headers=_with_essentials(v["request_headers"]),
         values=MappingProxyType(dict(values)),
         origins=MappingProxyType(dict(origins)),
@@ -358,6 +359,8 @@ def _toml(value: Any, redact: bool) -> str:
         value = "[redacted]" if redact else value.reveal()
     if isinstance(value, bool | int | float):
         return str(value).lower()
+    if isinstance(value, Proxy):
+        value = str(value) if redact else value.reveal()
     if isinstance(value, tuple):
         return json.dumps(value)
     if isinstance(value, frozenset):

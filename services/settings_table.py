@@ -388,7 +388,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting(
         "no_proxy",
         no_proxy,
-        NoProxy(),
+        None,
         "Hosts to reach without these proxies: names with all below them, addresses, CIDR blocks, each with `:port` "
         "if one likes; `*`.",
         shown_default="`NO_PROXY`",

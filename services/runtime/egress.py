@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import base64
 from dataclasses import dataclass, field, replace
-from urllib.parse import unquote_to_bytes, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from services.runtime.addresses import Network, classify, literal_address
 from services.runtime.no_proxy import NoProxy
@@ -72,9 +72,17 @@ class Proxy:
         password = base64.b64decode(sent).decode("utf-8", errors="replace").partition(":")[2]
         return (sent, password)
 
+    def reveal(self) -> str:
+        """Return the URL with its credentials."""
+        pair = base64.b64decode(self.authorization.removeprefix(b"Basic "))
+        return self._url(":".join(quote(part, safe="") for part in pair.split(b":", 1)))
+
     def __str__(self) -> str:
+        return self._url("[redacted]")
+
+    def _url(self, user: str) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{self.scheme}://{'[redacted]@' if self.authorization else ''}{host}:{self.port}"
+        return f"{self.scheme}://{f'{user}@' if self.authorization else ''}{host}:{self.port}"
 
 
 @dataclass(frozen=True, slots=True)
