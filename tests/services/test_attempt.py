@@ -26,7 +26,7 @@ class Lister:
     def __init__(self, ids=None):
         self.ids = ids
 
-    async def list_ids(self, provider, key):
+    async def list_ids(self, provider, key, certificate):
         if self.ids is None:
             raise DiscoveryFailed("it answered 500")
         return self.ids

@@ -132,5 +132,5 @@ async def test_a_proxy_is_asked_instead_and_its_address_is_checked_too(upstream)
     assert await ModelLister(LOOPBACK, resolver=resolver).list_ids(provider, None) == ["m1"]
     assert resolver.asked == ["proxy.example"]
     assert upstream.requests[0].target == "http://models.example/v1/models"
-    with pytest.raises(DiscoveryFailed, match="address is"):
+    with pytest.raises(DiscoveryFailed, match="does not allow the proxy's address"):
         await ModelLister(AddressPolicy.parse("public"), resolver=resolver).list_ids(provider, None)
