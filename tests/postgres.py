@@ -6,14 +6,15 @@ root, so root's tests run it as ``nobody``.
 
 from __future__ import annotations
 
+import asyncio
 import os
 import shutil
 import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import count
@@ -98,6 +99,81 @@ def running() -> Iterator[Postgres]:
             yield server
         finally:
             _stop(process)
+
+
+class Link:
+    """A way to the server over TCP that a test can cut, and leave silent. Starts whole."""
+
+    def __init__(self, server: Postgres) -> None:
+        self._server = server
+        self._listener: asyncio.Server | None = None
+        self._port = 0
+        self._pumps: set[asyncio.Task[None]] = set()
+        self._passing = asyncio.Event()
+        self._passing.set()
+
+    def url(self, database: str) -> str:
+        """The URL of a database over this way."""
+        return f"postgresql://postgres@127.0.0.1:{self._port}/{database}"
+
+    async def open(self) -> None:
+        """Take connections, always on the same port, and let everything pass."""
+        self._passing.set()
+        if self._listener is None:
+            self._listener = await asyncio.start_server(self._accepted, "127.0.0.1", self._port)
+            self._port = self._listener.sockets[0].getsockname()[1]
+
+    async def cut(self) -> None:
+        """Refuse new connections and end those there are, as a server does that dies."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+        for pump in list(self._pumps):
+            pump.cancel()
+        await asyncio.gather(*self._pumps, return_exceptions=True)
+
+    def silence(self) -> None:
+        """Keep every connection and take new ones, but let nothing pass, as a network does that lost its way."""
+        self._passing.clear()
+
+    async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            far_reader, far_writer = await asyncio.open_unix_connection(str(self._server.socket))
+        except OSError:
+            writer.transport.abort()
+            return
+        pumps = [self._pump(reader, far_writer), self._pump(far_reader, writer)]
+        for work in pumps:
+            task = asyncio.create_task(work)
+            self._pumps.add(task)
+            task.add_done_callback(self._pumps.discard)
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                await self._passing.wait()
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        finally:
+            writer.transport.abort()
+
+
+@asynccontextmanager
+async def linked(server: Postgres) -> AsyncIterator[Link]:
+    """A way to the server that is open, and is cut at the end."""
+    link = Link(server)
+    await link.open()
+    try:
+        yield link
+    finally:
+        await link.cut()
+
+
+def name_of(url: str) -> str:
+    """The name of the database that a URL leads to."""
+    return url.partition("?")[0].rpartition("/")[2]
 
 
 def _short_folder() -> str | None:

@@ -8,6 +8,7 @@ A token is ``<epoch>.<revision>``; the epoch is drawn when the store is made, so
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -59,6 +60,8 @@ class Feed:
     def __init__(self, database: Database) -> None:
         self.database = database
         self._waiters: set[asyncio.Event] = set()
+        self._name = secrets.token_hex(8)  # of this writer among the store's replicas
+        self._listening = False
 
     async def append(self, tx: AsyncConnection, kind: str, changes: Sequence[Change]) -> None:
         """Write the log rows of changes whose revisions came from :meth:`next_revisions` in the same ``tx``."""
@@ -77,18 +80,25 @@ class Feed:
             await tx.execute(sa.select(COUNTER.c.value).with_for_update())
 
     async def next_revisions(self, tx: AsyncConnection, count: int) -> range:
-        """Take the next ``count`` revisions of the store; the row lock makes commit order revision order."""
-        statement = sa.update(COUNTER).values(value=COUNTER.c.value + count).returning(COUNTER.c.value)
+        """Take the next ``count`` revisions of the store; the row lock makes commit order revision order.
+
+        With PostgreSQL the other replicas are told when ``tx`` commits.
+        """
+        told = [] if self.database.is_sqlite else [sa.func.pg_notify(self.database.channel, self._name)]
+        statement = sa.update(COUNTER).values(value=COUNTER.c.value + count).returning(COUNTER.c.value, *told)
         last = int((await tx.execute(statement)).scalar_one())
         return range(last - count + 1, last + 1)
 
     def notify(self) -> None:
-        """Wake every watcher: call it after the commit."""
+        """Wake every watcher: call it after the commit. The other replicas hear of it from the database."""
         for waiter in self._waiters:
             waiter.set()
 
     def subscribe(self) -> asyncio.Event:
-        """Return an event that :meth:`notify` sets, until :meth:`unsubscribe`."""
+        """Return an event that is set after each write, also of another replica, until :meth:`unsubscribe`."""
+        if not self._listening:
+            self._listening = True
+            self.database.listen(self.notify, own=self._name)
         waiter = asyncio.Event()
         self._waiters.add(waiter)
         return waiter

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sqlite3
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -24,9 +24,12 @@ from sqlalchemy.util import await_only
 from junctor.errors import NotReady
 from services.runtime import schema
 from services.runtime.db_errors import connecting, refusals
+from services.runtime.tasks import Tasks
 
 _BUSY_SECONDS = 10
 """How long SQLite waits for another process's write lock before it gives up."""
+_PROBE_SECONDS = 5.0
+"""Silence after which a store counts as away."""
 
 
 _SNAPSHOT: dict[str, Any] = {"isolation_level": "REPEATABLE READ"}
@@ -34,13 +37,16 @@ _FEW = 50
 """Rows that SQLite writes in one statement on the event loop; more go to the connection's thread."""
 
 T = TypeVar("T")
+Connect = Callable[[], Awaitable[Any]]
 
 
 class Database:
     """A store's engine. ``schema`` is its schema on PostgreSQL; SQLite has one file per store."""
 
-    def __init__(self, engine: AsyncEngine, *, schema: str, migrates: bool = True) -> None:
-        """``migrates``: :meth:`prepare` brings the schema up to date; else it only looks."""
+    def __init__(
+        self, engine: AsyncEngine, *, schema: str, migrates: bool = True, connect: Connect | None = None
+    ) -> None:
+        """``migrates``: :meth:`prepare` brings the schema up to date; else it only looks. ``connect``: PostgreSQL's."""
         self.engine = engine
         self.schema = schema
         self.migrates = migrates
@@ -49,6 +55,21 @@ class Database:
         self._closed = False
         self._in_use = 0
         self._unused = asyncio.Event()
+        self._connect = connect
+        self._tasks = Tasks(f"the store {schema}")
+        self._probe: asyncio.Task[bool] | None = None
+
+    @property
+    def channel(self) -> str:
+        """Where PostgreSQL tells the replicas of a store of one another's writes."""
+        return f"junctor_{self.schema}"
+
+    def listen(self, wake: Callable[[], None], *, own: str) -> None:
+        """Call ``wake`` whenever another than ``own`` has written, until :meth:`close`; SQLite has no replicas."""
+        if self._connect is not None and not self._closed:
+            from services.runtime.listening import Listener
+
+            self._tasks.start(Listener(self._connect, self.channel, wake, own=own).run())
 
     @asynccontextmanager
     async def read(self, *, bulk: bool = False) -> AsyncIterator[AsyncConnection]:
@@ -117,10 +138,26 @@ class Database:
     async def migrate(self, migrations: Path) -> schema.Migrated:
         """Bring the schema to the newest revision of the Alembic folder ``migrations``. Raises SchemaUnfit."""
         # In one write transaction: of two processes that start together, the second finds everything done.
-        async with self._writing() as tx:  # at start, `opening` says what is wrong
+        async with self._migrating() as tx:  # at start, `opening` says what is wrong
             if not self.is_sqlite:
                 await self._lock_schema(tx)
             return await tx.run_sync(schema.upgrade, migrations)
+
+    @asynccontextmanager
+    async def _migrating(self) -> AsyncIterator[AsyncConnection]:
+        """A write transaction that may take its time: tables grow, and another process may be migrating."""
+        if self.is_sqlite:
+            async with self._writing() as connection:
+                yield connection
+            return
+        from services.runtime import postgres
+
+        patient = postgres.open_engine(self.engine.url, postgres.connector(self.engine.url, self.schema, patient=True))
+        try:
+            async with patient.begin() as connection:
+                yield connection
+        finally:
+            await patient.dispose()
 
     async def _lock_schema(self, tx: AsyncConnection) -> None:
         """Make the schema and be the only one who migrates it, until ``tx`` ends."""
@@ -135,8 +172,15 @@ class Database:
         """Tell whether the database answers a trivial query, and its file is still there."""
         if self.is_sqlite and not self._file_is_there():
             return False  # open connections would go on, and every write would be lost with them
+        if self._probe is None or self._probe.done():
+            self._probe = self._tasks.start(self._probed())
+        # A server that says nothing is asked no second time before it has answered or been given up.
+        await asyncio.wait([self._probe], timeout=_PROBE_SECONDS)
+        return self._probe.done() and not self._probe.cancelled() and self._probe.result()
+
+    async def _probed(self) -> bool:
         try:
-            async with self.read() as connection:
+            async with self._reading(bulk=False) as connection:
                 await connection.execute(text("SELECT 1"))
         except Exception:  # noqa: BLE001 - any driver error means the same: not now
             return False
@@ -149,12 +193,15 @@ class Database:
     async def close(self) -> None:
         """Let transactions under way end, and close every connection; new transactions are refused as NotReady."""
         self._closed = True
+        await self._tasks.stop()
         self._unused.clear()
         if self._in_use:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_BUSY_SECONDS):
                     await self._unused.wait()
-        await self.engine.dispose()
+        with contextlib.suppress(TimeoutError):  # PostgreSQL may be away, and each connection would be said goodbye to
+            async with asyncio.timeout(_BUSY_SECONDS):
+                await self.engine.dispose()
 
 
 def open_database(url: str, *, schema: str, migrates: bool = True) -> Database:
@@ -165,12 +212,10 @@ def open_database(url: str, *, schema: str, migrates: bool = True) -> Database:
         engine = create_async_engine(parsed.set(drivername="sqlite+aiosqlite"), connect_args=arguments)
         _prepare_sqlite(engine)
         return Database(engine, schema=schema)
-    engine = create_async_engine(
-        parsed.set(drivername="postgresql+asyncpg"),
-        pool_pre_ping=True,
-        connect_args={"server_settings": {"search_path": schema, "application_name": f"junctor-{schema}"}},
-    )
-    return Database(engine, schema=schema, migrates=migrates)
+    from services.runtime import postgres  # loads the driver
+
+    connect = postgres.connector(parsed, schema)
+    return Database(postgres.open_engine(parsed, connect), schema=schema, migrates=migrates, connect=connect)
 
 
 async def outlast(work: asyncio.Future[T]) -> T:
