@@ -36,7 +36,14 @@ Metadata = tuple[tuple[str, str], ...]
 RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
-_ROUND_ROBIN: Final = '{"loadBalancingConfig":[{"round_robin":{}}]}'
+_SERVICE_CONFIG: Final = (
+    '{"loadBalancingConfig":[{"round_robin":{}}],"methodConfig":[{"name":[{}],"retryPolicy":{"maxAttempts":4,'
+    '"initialBackoff":"0.01s","maxBackoff":"0.1s","backoffMultiplier":3,"retryableStatusCodes":["CANCELLED"]}}]}'
+)
+"""A server of junctor never says CANCELLED of a call that it began: grpc does, of one that a stopping server never saw.
+
+So repeating it is no second sending. A call that the caller cancels ends at once, whatever the policy.
+"""
 
 
 def channel_options(receive_limit: int = CLIENT_RECEIVE_LIMIT) -> list[tuple[str, int | str]]:
@@ -56,7 +63,7 @@ def channel_options(receive_limit: int = CLIENT_RECEIVE_LIMIT) -> list[tuple[str
             2_000,
         ),  # despite its name: how long one attempt to connect may take
         ("grpc.dns_min_time_between_resolutions_ms", 1_000),
-        ("grpc.service_config", _ROUND_ROBIN),
+        ("grpc.service_config", _SERVICE_CONFIG),
         ("grpc.service_config_disable_resolution", 1),  # a DNS record must not switch retries on
         ("grpc.use_local_subchannel_pool", 1),  # one channel's backoff is not another's
         ("grpc.enable_http_proxy", 0),  # peers are inside; the environment's proxy is for the way out

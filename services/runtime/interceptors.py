@@ -35,6 +35,8 @@ Handler: TypeAlias = "grpc.RpcMethodHandler[Any, Any]"  # not subscriptable at r
 
 _WRITE = re.compile(r"(Create(?!ChatCompletion|Completion|Embeddings)|Update|Delete|Replace|Set|Rotate)")
 """Names of methods that change a store; ``Inference`` creates answers, no resources."""
+PUSHBACK_KEY = "grpc-retry-pushback-ms"
+"""gRFC A6: a number says when to retry, a negative one not to."""
 _EXPECTED = frozenset((grpc.StatusCode.OK, grpc.StatusCode.NOT_FOUND, grpc.StatusCode.CANCELLED))
 """Ends of a call without a write that are no news."""
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._:\-]{1,128}")
@@ -203,41 +205,59 @@ async def _abort(context: Context, error: JunctorError) -> None:
 
 
 class Drain:
-    """Ends the endless streams when the server stops, so that a drain waits for real work only."""
+    """Ends calls when the server stops: endless streams at once, all others when the time for them is over.
+
+    Both ends are statuses of ours. What grpc itself cancels is then only what no handler ever saw.
+    """
 
     def __init__(self) -> None:
-        self._open: set[asyncio.Task[Any]] = set()
+        self._endless: set[asyncio.Task[Any]] = set()
+        self._others: set[asyncio.Task[Any]] = set()
         self._draining = False
+        self._expired = False
 
     @asynccontextmanager
     async def concern(self, context: Context, rpc: Rpc) -> AsyncIterator[None]:
         """Run the call; if the drain cuts it, it ends as UNAVAILABLE, which tells clients to go elsewhere."""
         task = asyncio.current_task()
-        if not rpc.endless or task is None:
+        if task is None:
             yield
             return
-        if self._draining:
-            raise _draining()
-        self._open.add(task)
+        if rpc.endless and self._draining:
+            raise _draining(retry_after=1.0)
+        mine = self._endless if rpc.endless else self._others
+        mine.add(task)
         try:
             yield
         except asyncio.CancelledError:
-            if not (self._draining and task.cancelling()):
+            cut = self._draining if rpc.endless else self._expired
+            if not (cut and task.cancelling()):
                 raise
             task.uncancel()
+            if rpc.endless:
+                raise _draining(retry_after=1.0) from None
+            kept = tuple(context.trailing_metadata() or ())
+            context.set_trailing_metadata((*kept, (PUSHBACK_KEY, "-1")))  # it has done something already
             raise _draining() from None
         finally:
-            self._open.discard(task)
+            mine.discard(task)
 
     def begin(self) -> None:
         """Cut every endless stream, and refuse new ones."""
         self._draining = True
-        for task in tuple(self._open):
+        for task in tuple(self._endless):
+            task.cancel()
+
+    def expire(self) -> None:
+        """Cut every call."""
+        self.begin()
+        self._expired = True
+        for task in tuple(self._others):
             task.cancel()
 
 
-def _draining() -> NotReady:
-    return NotReady("The server is shutting down.", retry_after=1.0)
+def _draining(retry_after: float | None = None) -> NotReady:
+    return NotReady("The server is shutting down.", retry_after=retry_after)
 
 
 class Chain(grpc.aio.ServerInterceptor):

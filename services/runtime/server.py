@@ -5,6 +5,7 @@ A reader who asks "what happens to each call" finds the answer in :func:`create_
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import socket
 from collections.abc import Callable, Iterable, Mapping
@@ -32,6 +33,8 @@ from services.runtime.interceptors import (
 
 ServicerT = TypeVar("ServicerT")
 
+_LAST_SECONDS = 0.5
+"""How long a call that is cut has for saying so."""
 REGISTRY_RECEIVE_LIMIT = 4 * 1024 * 1024
 
 
@@ -132,7 +135,14 @@ class GrpcServer:
         """Say NOT_SERVING, end Watches, stop accepting; wait ``grace`` seconds for calls, then cancel them."""
         self.health.drain()
         self._drain.begin()
-        await self._server.stop(grace)
+        if grace is None:
+            await self._server.stop(None)
+            return
+        stopped = asyncio.ensure_future(self._server.stop(grace + _LAST_SECONDS))
+        done, _ = await asyncio.wait({stopped}, timeout=grace)
+        if not done:
+            self._drain.expire()  # a status of ours, before grpc cancels without a word
+        await stopped
 
     async def wait(self) -> None:
         """Return when the server has stopped."""
