@@ -212,7 +212,7 @@ class Attempts:
                 current = _Current(tx, provider, self._providers)
             yield current
         if current is not None and current.written:
-            self._providers.feed.notify()
+            self._providers.feed.committed(tx)
 
     async def _give_back(
         self,

@@ -1,7 +1,8 @@
 """The change feed of one store: a revision counter, a log, and watchers that read it.
 
 Every change takes the next revision and appends its log row in the transaction that makes it, so what is
-acknowledged can be watched and what was rolled back cannot. Watchers read the log; being woken is only a hint.
+acknowledged can be watched and what was rolled back cannot. The log is the truth; what this process has committed
+itself, watchers get without reading it.
 A token is ``<epoch>.<revision>``; the epoch is drawn when the store is made, so another store's token is refused.
 """
 
@@ -11,13 +12,13 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from junctor.errors import WatchExpired
 from services.runtime.db import Database
+from services.runtime.tail import Change, Logged, Tail
 
 KEEP_CHANGES = 100_000
 """Newest changes that are always kept in the log."""
@@ -45,15 +46,6 @@ CHANGES = sa.Table(
 )
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
-    """One row of the log; ``body`` is the resource as protobuf, its last state if ``deleted``."""
-
-    revision: int
-    deleted: bool
-    body: bytes
-
-
 class Feed:
     """Appends to the log and wakes those who watch it."""
 
@@ -62,6 +54,8 @@ class Feed:
         self._waiters: set[asyncio.Event] = set()
         self._name = secrets.token_hex(8)  # of this writer among the store's replicas
         self._listening = False
+        self._tail = Tail()
+        self._uncommitted: tuple[AsyncConnection | None, list[Logged]] = (None, [])
 
     async def append(self, tx: AsyncConnection, kind: str, changes: Sequence[Change]) -> None:
         """Write the log rows of changes whose revisions came from :meth:`next_revisions` in the same ``tx``."""
@@ -70,6 +64,9 @@ class Feed:
             {"revision": c.revision, "kind": kind, "deleted": c.deleted, "body": c.body, "at": now} for c in changes
         ]
         await tx.execute(sa.insert(CHANGES), rows)
+        if self._uncommitted[0] is not tx:  # there is one writer at a time
+            self._uncommitted = (tx, [])
+        self._uncommitted[1].extend((kind, change) for change in changes)
 
     async def lock(self, tx: AsyncConnection) -> None:
         """Make ``tx`` the store's only writer until it ends, so that what it reads stays true.
@@ -89,8 +86,23 @@ class Feed:
         last = int((await tx.execute(statement)).scalar_one())
         return range(last - count + 1, last + 1)
 
+    def committed(self, tx: AsyncConnection) -> None:
+        """Hand the changes of ``tx`` to the watchers: call it after the commit, before anything is awaited."""
+        if self._uncommitted[0] is tx:
+            self._tail.extend(self._uncommitted[1])
+            self._uncommitted = (None, [])
+        self._wake()
+
     def notify(self) -> None:
-        """Wake every watcher: call it after the commit. The other replicas hear of it from the database."""
+        """Make every watcher look into the log: there may be changes that :meth:`committed` was not told of."""
+        self._tail.forget()
+        self._wake()
+
+    def known_since(self, kind: str, after: int, *, upto: int | None = None) -> tuple[int, list[Change]] | None:
+        """Do as :meth:`Tail.since`: what this process has committed itself, without reading the log."""
+        return self._tail.since(kind, after, upto=upto)
+
+    def _wake(self) -> None:
         for waiter in self._waiters:
             waiter.set()
 
@@ -147,7 +159,7 @@ class Feed:
 
     async def compact(self, *, keep: int = KEEP_CHANGES, keep_seconds: float = KEEP_SECONDS) -> int:
         """Drop what is older than both bounds; returns the revision below which the log is gone."""
-        async with self.database.write() as tx:
+        async with self.database.write(bulk=True) as tx:
             newest = (await self.position(tx))[1]
             horizon = time.time_ns() // 1000 - int(keep_seconds * 1e6)
             old = sa.select(sa.func.max(CHANGES.c.revision)).where(

@@ -29,9 +29,10 @@ from junctor.errors import (
     ResourceRef,
     StaleVersion,
 )
-from services.runtime.changes import METADATA, Change, Feed
+from services.runtime.changes import METADATA, Feed
 from services.runtime.filter_sql import compile_filter
 from services.runtime.paging import ListQuery, Page, order_clause, page_of
+from services.runtime.tail import Change
 
 _BASE58 = "123456789ABCDEFGHJKLMNPQRSTUVWXYZabcdefghijkmnopqrstuvwxyz"
 REQUEST_ID_LIMIT = 64
@@ -119,7 +120,7 @@ class ResourceStore(Generic[M]):
         except asyncio.CancelledError:
             self.feed.notify()  # a caller may leave while the commit is under way
             raise
-        self.feed.notify()
+        self.feed.committed(tx)
 
     # -- reading
 
@@ -165,7 +166,7 @@ class ResourceStore(Generic[M]):
         page = page_of(query, default_size=kind.default_page_size)
         order = order_clause(table, query.order_by or kind.default_order, kind.sortable)
         rows = sa.select(table.c.body).where(where).order_by(*order).offset(page.offset).limit(page.size)
-        async with self.feed.database.read() as tx:
+        async with self.feed.database.read(bulk=True) as tx:
             total = (await tx.execute(sa.select(sa.func.count()).select_from(table).where(where))).scalar_one()
             found = [self.decode(row.body) for row in await tx.execute(rows)]
         return Page(found, page.next_token(total), total)

@@ -1,7 +1,8 @@
 """The server side of every Watch RPC: snapshot or resume, then changes, heartbeats, and honest ends.
 
-A watcher is never buffered for: it reads the log in batches, round by round, and what it has not taken yet stays in
-the log. Changes of other kinds move its token on, so a quiet watcher's token never grows too old.
+A watcher is never buffered for: it takes changes in batches, round by round, from what this process has just
+committed or else from the log, and what it has not taken yet stays there. Changes of other kinds move its token on, so
+a quiet watcher's token never grows too old.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ from google.protobuf.message import Message
 
 from junctor.errors import WatcherTooSlow
 from junctor.v1 import watch_pb2
-from services.runtime.changes import Change, Feed
+from services.runtime.changes import Feed
 from services.runtime.resources import ResourceStore
+from services.runtime.tail import Change
 
 HEARTBEAT_SECONDS = 5.0
 MAX_BEHIND = 1_000
@@ -83,10 +85,10 @@ class Watcher(Generic[M]):
     async def _batches(self, token: str, waiter: asyncio.Event) -> AsyncGenerator[list[WatchItem[M]], None]:
         yield await self._start(token)
         self._catching_up = bool(token)
-        rested, silent = True, False
+        rested, silent, told = True, False, False
         while True:
             waiter.clear()
-            upto, changes = await self._read(rested=rested)
+            upto, changes = (told and self._known(rested=rested)) or await self._read(rested=rested)
             silent = silent and not changes
             while changes:
                 yield [self._changed(change) for change in changes]
@@ -98,10 +100,11 @@ class Watcher(Generic[M]):
             elif moved or silent:  # also when only other kinds changed: the revision has been reached
                 yield [self._item(watch_pb2.WATCH_EVENT_TYPE_HEARTBEAT)]
             rested = not waiter.is_set()
-            silent = rested and not await self._woken(waiter)
+            told = not rested or await self._woken(waiter)
+            silent = not told
 
     async def _start(self, token: str) -> list[WatchItem[M]]:
-        async with self._feed.database.read() as tx:
+        async with self._feed.database.read(bulk=True) as tx:
             self._epoch, newest = await self._feed.position(tx)
             if token:
                 self._at = await self._feed.check_token(tx, token)
@@ -119,12 +122,23 @@ class Watcher(Generic[M]):
             upto = newest if upto is None else upto
             changes = await self._feed.between(tx, kind, self._at, upto, limit=_BATCH)
             if not rested:
-                behind = await self._feed.count_after(tx, kind, self._at, limit=self._max_behind + 1)
-                if behind > self._max_behind:
-                    raise WatcherTooSlow(
-                        f"the watcher is more than {self._max_behind} changes behind; resume with its last token"
-                    )
+                self._check_behind(await self._feed.count_after(tx, kind, self._at, limit=self._max_behind + 1))
         return upto, changes
+
+    def _known(self, *, rested: bool) -> tuple[int, list[Change]] | None:
+        """Return what :meth:`_read` would, all in one batch, if this process has committed all of it itself."""
+        known = self._feed.known_since(self._store.kind.name, self._at)
+        if known is None or len(known[1]) >= _BATCH:
+            return None
+        if not rested:
+            self._check_behind(len(known[1]))
+        return known
+
+    def _check_behind(self, changes: int) -> None:
+        if changes > self._max_behind:
+            raise WatcherTooSlow(
+                f"the watcher is more than {self._max_behind} changes behind; resume with its last token"
+            )
 
     async def _woken(self, waiter: asyncio.Event) -> bool:
         """Wait for a change; False after a while, to look all the same: another replica's writes wake nobody here."""
