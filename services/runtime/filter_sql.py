@@ -1,6 +1,7 @@
 """Compiles the one filter tree (:mod:`junctor.filters`) to SQL over a resource table.
 
-A field that is absent is not like, not equal to and not in anything, so ``nin`` and ``Not`` take it in.
+A field that is absent is not like, not equal to and not in anything, so ``nin`` and ``Not`` take it in. Text compares
+by code point, and ``like`` takes upper and lower case of ASCII letters alone for the same: on either engine.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import sqlalchemy as sa
 
 from junctor.errors import MalformedRequest
 from junctor.filters import And, Compare, Node, Not, Or, Scalar, as_time, require_known
+from services.runtime.collation import bytewise
 
 _ALWAYS = frozenset({"id", "entity_type", "name", "workspace", "created_at", "updated_at"})
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -59,7 +61,8 @@ class _Compiler:
             return column.is_(None)
         if node.op == "like":
             return self._like(column, name, str(value))
-        return _OPERATORS[node.op](column, _converted(name, value))
+        ordered = column if name in _TIMES or node.op == "eq" else bytewise(column)
+        return _OPERATORS[node.op](ordered, _converted(name, value))
 
     def _any_of(self, column: Column, name: str, values: tuple[Scalar, ...]) -> sa.ColumnElement[bool]:
         present = column.in_([_converted(name, value) for value in values if value is not None])
@@ -70,7 +73,9 @@ class _Compiler:
             raise MalformedRequest(f"Invalid filter: '$like' does not apply to the time '{name}'")
         if len(value) > LIKE_LIMIT:
             raise MalformedRequest(f"Invalid filter: '$like' of field '{name}' is longer than {LIKE_LIMIT} characters")
-        return column.icontains(value, autoescape=True)
+        lowered = sa.func.lower(bytewise(column))
+        # SQLite lowers ASCII letters alone, and so do bytes; a database's locale must not change what is found.
+        return lowered.contains(value.encode().lower().decode(), autoescape=True)
 
     def _column(self, name: str) -> Column:
         if name == "entity_type":

@@ -12,6 +12,7 @@ import sqlalchemy as sa
 
 from junctor.errors import FieldViolation, InvalidField
 from junctor.filters import Node, fields
+from services.runtime.collation import bytewise
 
 MAX_PAGE_SIZE = 1_000
 
@@ -90,5 +91,6 @@ def order_clause(table: sa.Table, order_by: str, sortable: frozenset[str]) -> li
         allowed = ", ".join(f"'{sign}{field}'" for field in sorted(sortable) for sign in ("", "-"))
         raise InvalidField.of(FieldViolation("order_by", f"must be one of {allowed}"))
     column: sa.ColumnElement[Any] = table.c[name] if name in table.c else table.c.fields[name].as_string()
-    first = column.desc() if descending else column.asc()
-    return [first, table.c.name.asc(), table.c.workspace.asc()]
+    key = bytewise(column) if isinstance(column.type, sa.String) else column
+    first = key.desc() if descending else key.asc()
+    return [first, bytewise(table.c.name).asc(), bytewise(table.c.workspace).asc()]

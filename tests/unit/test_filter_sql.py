@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -10,17 +11,20 @@ import pytest
 import sqlalchemy as sa
 from hypothesis import given
 from hypothesis import strategies as st
+from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
 from junctor import filters
 from junctor.errors import MalformedRequest
 from junctor.filters import And, Compare, Node, Not, Or
 from services.runtime.filter_sql import LIKE_LIMIT, compile_filter
+from services.runtime.paging import order_clause
 from services.runtime.resources import resource_table
+from tests.postgres import Postgres
 
 TABLE = resource_table("things")
 FIELDS = frozenset({"description", "project"})
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-ALPHABET = "abAB%_/\\'\"日- "
+ALPHABET = "abAB%_/\\'\"日Éé- "
 
 Row = dict[str, Any]
 
@@ -96,7 +100,7 @@ def compared(node: Compare, found: Any) -> bool:
         case "eq":
             return bool(found == wanted)
         case "like":
-            return wanted.lower() in found.lower()
+            return wanted.encode().lower() in found.encode().lower()
         case "lt":
             return bool(found < wanted)
         case "lte":
@@ -107,11 +111,17 @@ def compared(node: Compare, found: Any) -> bool:
 
 
 class Things:
-    def __init__(self, connection: sa.Connection) -> None:
-        self._connection = connection
+    """The table on one engine; ``run`` calls a function with a connection."""
+
+    def __init__(self, run: Callable[[Callable[[sa.Connection], Any]], Any]) -> None:
+        self._run = run
 
     def fill(self, rows: list[Row]) -> None:
-        self._connection.execute(sa.delete(TABLE))
+        self._run(lambda connection: self._fill(connection, rows))
+
+    @staticmethod
+    def _fill(connection: sa.Connection, rows: list[Row]) -> None:
+        connection.execute(sa.delete(TABLE))
         for row in rows:
             values = {
                 "workspace": row["workspace"],
@@ -123,21 +133,37 @@ class Things:
                 "fields": {"description": row["description"], "project": row["project"]},
                 "body": b"",
             }
-            self._connection.execute(sa.insert(TABLE).values(values))
+            connection.execute(sa.insert(TABLE).values(values))
 
     def select(self, node: Node | None) -> set[tuple[str, str]]:
         where = compile_filter(TABLE, node, fields=FIELDS, kind="thing")
-        found = self._connection.execute(sa.select(TABLE.c.workspace, TABLE.c.name).where(where))
-        return {(row.workspace, row.name) for row in found}
+        statement = sa.select(TABLE.c.workspace, TABLE.c.name).where(where)
+        return {(row.workspace, row.name) for row in self._run(lambda connection: connection.execute(statement).all())}
+
+    def in_order_of_description(self) -> list[str]:
+        order = order_clause(TABLE, "description", frozenset({"description"}))
+        statement = sa.select(TABLE.c.fields["description"].as_string().label("d")).order_by(*order)
+        return [row.d for row in self._run(lambda connection: connection.execute(statement).all())]
 
 
-@pytest.fixture(scope="module")
-def things() -> Iterator[Things]:
-    engine = sa.create_engine("sqlite://")
-    with engine.connect() as connection:
-        TABLE.metadata.create_all(connection)
-        yield Things(connection)
-    engine.dispose()
+@pytest.fixture(scope="module", params=["sqlite", "postgresql"])
+def things(request: pytest.FixtureRequest) -> Iterator[Things]:
+    url = "sqlite+aiosqlite://"
+    if request.param == "postgresql":
+        server: Postgres = request.getfixturevalue("postgres")
+        url = server.url(server.create_database()).replace("postgresql:", "postgresql+asyncpg:")
+    with asyncio.Runner() as runner:
+        engine = create_async_engine(url)
+        connection = runner.run(_connected(engine))
+        yield Things(lambda work: runner.run(connection.run_sync(work)))
+        runner.run(connection.close())
+        runner.run(engine.dispose())
+
+
+async def _connected(engine: AsyncEngine) -> AsyncConnection:
+    connection = await engine.connect()
+    await connection.run_sync(TABLE.metadata.create_all)
+    return connection
 
 
 @given(rows=rows_strategy, tree=trees)
@@ -146,6 +172,17 @@ def test_sql_selects_what_memory_selects(things: Things, rows: list[Row], tree: 
     wanted = {(row["workspace"], row["name"]) for row in rows if holds(tree, row)}
     assert things.select(tree) == wanted
     assert things.select(filters.parse(filters.to_json(tree))) == wanted
+
+
+@given(written=st.lists(texts, max_size=8))
+def test_text_is_in_the_order_of_its_characters_on_either_engine(things: Things, written: list[str]) -> None:
+    things.fill(
+        [
+            {"workspace": "w1", "name": f"n{number}", "created_at": 0, "description": text, "project": None}
+            for number, text in enumerate(written)
+        ]
+    )
+    assert things.in_order_of_description() == sorted(written)
 
 
 ROWS: list[Row] = [
@@ -235,8 +272,11 @@ def test_absent_is_not_in_and_not_equal_and_null_finds_it(things: Things) -> Non
         ("created_at>tomorrow", "'tomorrow' is not an ISO 8601 date or time"),
         ("created_at~2026", "'$like' does not apply to the time 'created_at'"),
         (f'name~"{"x" * (LIKE_LIMIT + 1)}"', "is longer than 1000 characters"),
+        (r'{"name":"a\u0000b"}', "text must be Unicode without NUL"),
+        (r'{"name":{"$like":"\u0000"}}', "text must be Unicode without NUL"),
+        (r'{"$not":{"project":{"$in":["\ud800"]}}}', "text must be Unicode without NUL"),
     ],
-    ids=["unknown-field", "order-against-null", "no-time", "like-on-time", "long-like"],
+    ids=["unknown-field", "order-against-null", "no-time", "like-on-time", "long-like", "nul", "nul-like", "surrogate"],
 )
 def test_what_cannot_be_is_malformed_and_says_why(text: str, rule: str) -> None:
     with pytest.raises(MalformedRequest) as caught:
