@@ -19,7 +19,7 @@ from services.inference_router.upstream_types import FailureKind, Origin, Upstre
 from services.runtime.addresses import Address, AddressPolicy
 from services.runtime.egress import Proxy, TlsConfig
 from services.runtime.resolving import NameNotResolved, Resolver, addresses_to_connect, system_resolver
-from services.runtime.tls import TlsContexts, problem_of
+from services.runtime.tls import TlsContexts, problem_of, refusal_by
 from services.runtime.tunnel import connect_request
 
 __all__ = ["Connector", "Resolver", "system_resolver"]
@@ -127,9 +127,11 @@ class Connector:
 
 def tls_failure(error: ssl.SSLError, whose: str) -> UpstreamFailure:
     """Say why TLS failed; ``whose``: ``provider`` or ``proxy``. No host, address or detail of the certificate."""
-    problem = problem_of(error)
-    text = f"The {whose}'s certificate {problem}." if problem else f"TLS with the {whose} could not be agreed on."
-    return UpstreamFailure(FailureKind.TLS, text)
+    if problem := problem_of(error):
+        return UpstreamFailure(FailureKind.TLS, f"The {whose}'s certificate {problem}.")
+    if refusal := refusal_by(error):
+        return UpstreamFailure(FailureKind.TLS, f"The {whose} {refusal}.")
+    return UpstreamFailure(FailureKind.TLS, f"TLS with the {whose} could not be agreed on.")
 
 
 def _failure(kind: FailureKind, origin: Origin) -> UpstreamFailure:

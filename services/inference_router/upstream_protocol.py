@@ -9,6 +9,7 @@ chunk extensions.
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from math import inf
 from typing import TYPE_CHECKING, cast
@@ -23,6 +24,7 @@ from services.inference_router.upstream_types import (
     UpstreamRequest,
 )
 from services.runtime.exchange import Headers
+from services.runtime.tls import refusal_by
 
 if TYPE_CHECKING:
     from services.inference_router.upstream_pool import Pool
@@ -213,6 +215,10 @@ class Connection(asyncio.Protocol):
         if self.transfer is not None:
             if exc is None:
                 self.eof_received()
+            elif isinstance(exc, ssl.SSLError) and (refusal := refusal_by(exc)):
+                # In TLS 1.3 the provider judges our certificate after we have begun to send; it has read nothing.
+                self._request_started = False
+                self.settle(UpstreamFailure(FailureKind.TLS, f"The provider {refusal}."))
             else:
                 self.settle(UpstreamFailure(FailureKind.RESET))
         self._pool.remove(self)

@@ -23,7 +23,7 @@ from services.runtime.egress import Egress
 from services.runtime.pem import decode_pem
 from services.runtime.provider_way import Way, way_to
 from services.runtime.resolving import NameNotResolved, Resolver, system_resolver
-from services.runtime.tls import TlsContexts, problem_of
+from services.runtime.tls import TlsContexts, problem_of, refusal_by
 from services.runtime.tunnel import ProxyFailed, refusal
 
 FETCH_TIMEOUT = 10.0
@@ -151,6 +151,9 @@ def _why(error: BaseException) -> str:
     problem = next((text for cause in causes if isinstance(cause, ssl.SSLError) and (text := problem_of(cause))), "")
     if problem:
         return f"its TLS certificate {problem}"
+    refusal = next((text for cause in causes if isinstance(cause, ssl.SSLError) and (text := refusal_by(cause))), "")
+    if refusal:
+        return f"it {refusal}"
     if any(isinstance(cause, ssl.SSLError) for cause in causes):
         return "TLS could not be agreed on"
     return next((text for kind, text in _REASONS if isinstance(error, kind)), _BROKE)

@@ -31,6 +31,17 @@ _CERTIFICATE_PROBLEMS = {
     64: "is for another address",
 }
 
+_ALERTS = {
+    "TLSV13_ALERT_CERTIFICATE_REQUIRED": "demands a client certificate",
+    "TLSV1_ALERT_UNKNOWN_CA": "does not trust the client certificate",
+    "SSLV3_ALERT_BAD_CERTIFICATE": "does not accept the client certificate",
+    "SSLV3_ALERT_UNSUPPORTED_CERTIFICATE": "does not accept the client certificate",
+    "SSLV3_ALERT_CERTIFICATE_UNKNOWN": "does not accept the client certificate",
+    "SSLV3_ALERT_CERTIFICATE_EXPIRED": "says that the client certificate has expired",
+    "SSLV3_ALERT_CERTIFICATE_REVOKED": "says that the client certificate has been revoked",
+}
+"""OpenSSL's reasons for alerts that were received (RFC 8446 §6.2)."""
+
 
 class TlsContexts:
     """Makes each context once: reading the system's authorities takes tens of milliseconds."""
@@ -59,6 +70,11 @@ def problem_of(error: ssl.SSLError) -> str:
     if not isinstance(error, ssl.SSLCertVerificationError):
         return ""
     return _CERTIFICATE_PROBLEMS.get(error.verify_code, "cannot be trusted")
+
+
+def refusal_by(error: ssl.SSLError) -> str:
+    """Say what the other side has against our certificate, to go behind its name; empty if it is not that."""
+    return _ALERTS.get(error.reason or "", "")
 
 
 def _context(config: TlsConfig) -> ssl.SSLContext:
