@@ -1,5 +1,4 @@
-"""docs/providers.md: every recipe is run as written but for the provider's host, and a call made by it arrives as the page
-says."""
+"""docs/providers.md: each recipe is run as written but for its host, and a call made by it arrives as the page says."""
 
 from __future__ import annotations
 
