@@ -19,7 +19,7 @@ from services.inference_router.upstream_types import FailureKind, Origin, Upstre
 from services.runtime.addresses import Address, AddressPolicy
 from services.runtime.egress import Proxy, TlsConfig
 from services.runtime.resolving import NameNotResolved, Resolver, addresses_to_connect, system_resolver
-from services.runtime.tls import TlsContexts, problem_of, refusal_by
+from services.runtime.tls import TlsContexts, UnfitPem, problem_of, refusal_by
 from services.runtime.tunnel import connect_request
 
 __all__ = ["Connector", "Resolver", "system_resolver"]
@@ -55,6 +55,8 @@ class Connector:
             raise _failure(FailureKind.CONNECT_TIMEOUT, origin) from None
         except AddressRefused as error:
             raise UpstreamFailure(FailureKind.REFUSED_ADDRESS, error.message) from None
+        except UnfitPem as error:
+            raise UpstreamFailure(FailureKind.TLS, f"{error}.") from None
         except NameNotResolved:
             whose = "provider" if origin.proxy is None else "proxy"
             raise UpstreamFailure(FailureKind.CONNECT, f"The {whose}'s name cannot be resolved.") from None

@@ -23,7 +23,7 @@ from services.runtime.egress import Egress
 from services.runtime.pem import decode_pem
 from services.runtime.provider_way import Way, way_to
 from services.runtime.resolving import NameNotResolved, Resolver, system_resolver
-from services.runtime.tls import TlsContexts, problem_of, refusal_by
+from services.runtime.tls import TlsContexts, UnfitPem, problem_of, refusal_by
 from services.runtime.tunnel import ProxyFailed, refusal
 
 FETCH_TIMEOUT = 10.0
@@ -84,6 +84,8 @@ class ModelLister:
             raise DiscoveryFailed(f"no complete answer within {FETCH_TIMEOUT:g} s") from None
         except NameNotResolved:
             raise DiscoveryFailed("its name cannot be resolved") from None
+        except UnfitPem as error:
+            raise DiscoveryFailed(str(error)) from None
         except ProxyFailed as error:
             raise DiscoveryFailed(f"its proxy {error}".removesuffix(".")) from None
         except (*_NETWORK_ERRORS, ssl.SSLError) as error:

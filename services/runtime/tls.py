@@ -43,6 +43,10 @@ _ALERTS = {
 """OpenSSL's reasons for alerts that were received (RFC 8446 §6.2)."""
 
 
+class UnfitPem(Exception):
+    """A PEM text is none, or key and certificate do not belong together. Shows nothing of it."""
+
+
 class TlsContexts:
     """Makes each context once: reading the system's authorities takes tens of milliseconds."""
 
@@ -52,7 +56,7 @@ class TlsContexts:
         self._contexts: dict[TlsConfig, ssl.SSLContext] = {}
 
     def get(self, config: TlsConfig) -> ssl.SSLContext:
-        """Return the context. Raises ssl.SSLError if one of the PEM texts cannot be used."""
+        """Return the context. Raises UnfitPem."""
         context = self._contexts.get(config)
         if context is None:
             if len(self._contexts) >= _MOST_CONTEXTS:  # configurations of providers that are long gone
@@ -78,21 +82,24 @@ def refusal_by(error: ssl.SSLError) -> str:
 
 
 def _context(config: TlsConfig) -> ssl.SSLContext:
-    context = ssl.create_default_context(cadata=_certificates(config.ca_pem) if config.ca_pem else None)
+    try:
+        context = ssl.create_default_context(cadata=_certificates(config.ca_pem) if config.ca_pem else None)
+    except ssl.SSLError:
+        raise UnfitPem("The bundle of authorities cannot be used") from None
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     context.set_alpn_protocols(["http/1.1"])
     if config.client_pem:
-        with _as_file(config.client_pem) as path:
-            context.load_cert_chain(path)
+        try:
+            with _as_file(config.client_pem) as path:
+                context.load_cert_chain(path)
+        except ssl.SSLError:
+            raise UnfitPem("The client certificate and its key cannot be used") from None
     return context
 
 
 def _certificates(bundle: str) -> str:
     """Leave out what bundles have between certificates: names, in any script, which ssl does not take."""
-    found = _CERTIFICATE.findall(bundle)
-    if not found:
-        raise ssl.SSLError("no certificate in the bundle")
-    return "\n".join(found)
+    return "\n".join(_CERTIFICATE.findall(bundle)) or "none"
 
 
 @contextmanager
