@@ -66,18 +66,19 @@ def edge(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Edge]:
         subprocess.Popen(command, stdout=out, stderr=log, env=clean_environment(folder), cwd=folder) as process,
     ):
         try:
-            yield Edge(_announced(process, screen, folder / "log"))
+            yield Edge(*_announced(process, screen, folder / "log"))
         finally:
             process.terminate()
             code = process.wait(START_SECONDS)
     assert code == 0, (folder / "log").read_text()[-4000:]
 
 
-def _announced(process: subprocess.Popen[bytes], screen: Path, log: Path) -> str:
+def _announced(process: subprocess.Popen[bytes], screen: Path, log: Path) -> tuple[str, str]:
+    """Return base URL and gRPC target, once the screen has them."""
     end = time.monotonic() + START_SECONDS
     while process.poll() is None and time.monotonic() < end:
-        if found := re.search(r"is ready on (http://\S+)", screen.read_text()):
-            return found[1]
+        if found := re.search(r"is ready on (http://\S+)$.*^ +gRPC +(\S+)$", screen.read_text(), re.M | re.S):
+            return found[1], found[2]
         time.sleep(0.02)
     raise AssertionError(f"junctor up did not get ready: {log.read_text()[-4000:]}")
 

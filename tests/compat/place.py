@@ -14,6 +14,8 @@ class Edge:
     """A running ``junctor up`` with the demo provider in it."""
 
     url: str
+    grpc: str
+    """Its gRPC target."""
 
     def openai(self, workspace: str = "default") -> str:
         """Return the base URL of a workspace's OpenAI route."""
