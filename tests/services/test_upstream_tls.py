@@ -3,20 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import datetime
-import ipaddress
+import socket
 import ssl
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
-from pathlib import Path
+import threading
+from collections.abc import Callable, Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pytest
 import uvloop
-from cryptography import x509
-from cryptography.hazmat.primitives import hashes, serialization
-from cryptography.hazmat.primitives.asymmetric import ec
-from cryptography.x509.oid import NameOID
 
 from services.inference_router.upstream import (
     FailureKind,
@@ -30,8 +25,11 @@ from services.inference_router.upstream import (
 )
 from services.runtime.addresses import AddressPolicy
 from services.runtime.exchange import Headers
+from services.runtime.tls import TlsContexts
+from tests.pki import Authority
 from tests.upstream import PATIENCE, Close, Hang, Raw, Reset, ScriptedUpstream, Sse, Truncate, head
 
+OK = Raw(head(200, ("content-length", "2")) + b"ok")
 Run = Callable[[Coroutine[Any, Any, None]], None]
 
 
@@ -41,64 +39,9 @@ def run(request: pytest.FixtureRequest) -> Run:
     return runner
 
 
-@dataclass(frozen=True)
-class Pki:
-    ca: str
-    server: Path
-    client_certificate: str
-    client_key: str
-    ca_file: Path
-
-    def server_context(self, *, ask_client: bool = False) -> ssl.SSLContext:
-        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-        context.load_cert_chain(self.server)
-        context.set_alpn_protocols(["h2", "http/1.1"])
-        if ask_client:
-            context.load_verify_locations(self.ca_file)
-            context.verify_mode = ssl.CERT_REQUIRED
-        return context
-
-
-def _certificate(
-    name: str, key: ec.EllipticCurvePrivateKey, issuer: str, signer: ec.EllipticCurvePrivateKey
-) -> x509.Certificate:
-    now = datetime.datetime.now(datetime.UTC)
-    names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
-    issuer_key = x509.AuthorityKeyIdentifier.from_issuer_public_key(signer.public_key())
-    return (
-        x509.CertificateBuilder()
-        .subject_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)]))
-        .issuer_name(x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, issuer)]))
-        .public_key(key.public_key())
-        .serial_number(x509.random_serial_number())
-        .not_valid_before(now - datetime.timedelta(hours=1))
-        .not_valid_after(now + datetime.timedelta(hours=1))
-        .add_extension(x509.BasicConstraints(ca=name == issuer, path_length=None), critical=True)
-        .add_extension(x509.SubjectKeyIdentifier.from_public_key(key.public_key()), critical=False)
-        .add_extension(issuer_key, critical=False)
-        .add_extension(x509.SubjectAlternativeName(names), critical=False)
-        .sign(signer, hashes.SHA256())
-    )
-
-
-def _pem(part: x509.Certificate | ec.EllipticCurvePrivateKey) -> str:
-    if isinstance(part, x509.Certificate):
-        return part.public_bytes(serialization.Encoding.PEM).decode()
-    return part.private_bytes(
-        serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
-    ).decode()
-
-
-@pytest.fixture(scope="module")
-def pki(tmp_path_factory: pytest.TempPathFactory) -> Pki:
-    folder = tmp_path_factory.mktemp("pki")
-    ca_key, server_key, client_key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(3))
-    ca = _pem(_certificate("test-ca", ca_key, "test-ca", ca_key))
-    server, ca_file = folder / "server.pem", folder / "ca.pem"
-    server.write_text(_pem(_certificate("provider.test", server_key, "test-ca", ca_key)) + _pem(server_key))
-    ca_file.write_text(ca)
-    client = _pem(_certificate("router.test", client_key, "test-ca", ca_key))
-    return Pki(ca, server, client, _pem(client_key), ca_file)
+CA = Authority()
+SERVER = CA.issue()
+CLIENT = CA.issue("router.test")
 
 
 class Body:
@@ -134,14 +77,14 @@ def ask(up: ScriptedUpstream, tls: TlsConfig | None, host: str = "provider.test"
     [("provider.test", ""), ("127.0.0.1", ""), ("other.test", "provider.test")],
     ids=["name", "address", "server name given"],
 )
-def test_a_private_authority_is_trusted_when_given(run: Run, pki: Pki, host: str, server_name: str) -> None:
+def test_a_private_authority_is_trusted_when_given(run: Run, host: str, server_name: str) -> None:
     async def case() -> None:
-        async with ScriptedUpstream(tls=pki.server_context()) as up:
+        async with ScriptedUpstream(tls=SERVER.server_context()) as up:
             client = make_client()
             up.script(Sse(["a", "b"]), Raw(head(200, ("content-length", "2")) + b"ok"))
             for expected in (b"data: a\n\ndata: b\n\ndata: [DONE]\n\n", b"ok"):
                 body = Body()
-                tls = TlsConfig(ca_pem=pki.ca, server_name=server_name)
+                tls = TlsConfig(ca_pem=CA.pem, server_name=server_name)
                 await client.exchange(ask(up, tls, host), body)
                 assert body.data == expected
             assert len(up.connections) == 1
@@ -155,12 +98,12 @@ def test_a_private_authority_is_trusted_when_given(run: Run, pki: Pki, host: str
     [(False, "provider.test"), (True, "other.test"), (True, "127.0.0.2")],
     ids=["unknown authority", "another name", "another address"],
 )
-def test_a_certificate_that_does_not_fit_is_refused(run: Run, pki: Pki, host: str, *, trusted: bool) -> None:
+def test_a_certificate_that_does_not_fit_is_refused(run: Run, host: str, *, trusted: bool) -> None:
     async def case() -> None:
-        async with ScriptedUpstream(tls=pki.server_context(), host="0.0.0.0") as up:
+        async with ScriptedUpstream(tls=SERVER.server_context(), host="0.0.0.0") as up:
             client = make_client()
             with pytest.raises(UpstreamFailure) as caught:
-                await client.exchange(ask(up, TlsConfig(ca_pem=pki.ca) if trusted else None, host), Body())
+                await client.exchange(ask(up, TlsConfig(ca_pem=CA.pem) if trusted else None, host), Body())
             assert caught.value.kind is FailureKind.TLS
             assert not caught.value.request_started
             assert not up.requests
@@ -170,30 +113,38 @@ def test_a_certificate_that_does_not_fit_is_refused(run: Run, pki: Pki, host: st
     run(case())
 
 
-def test_a_client_certificate_is_shown_when_given(run: Run, pki: Pki) -> None:
+def test_a_client_certificate_is_shown_when_given(run: Run) -> None:
     async def case() -> None:
-        async with ScriptedUpstream(tls=pki.server_context(ask_client=True)) as up:
+        async with ScriptedUpstream(tls=SERVER.server_context(clients=CA)) as up:
             client = make_client()
             with pytest.raises(UpstreamFailure):
-                await client.exchange(ask(up, TlsConfig(ca_pem=pki.ca)), Body())
-            tls = TlsConfig(ca_pem=pki.ca, client_pem=pki.client_certificate + pki.client_key)
+                await client.exchange(ask(up, TlsConfig(ca_pem=CA.pem)), Body())
+            tls = TlsConfig(ca_pem=CA.pem, client_pem=CLIENT.pem)
             up.script(Raw(head(200, ("content-length", "2")) + b"ok"))
             body = Body()
             await client.exchange(ask(up, tls), body)
             assert body.data == b"ok"
-            assert pki.client_key not in repr(tls)
+            assert CLIENT.key not in repr(tls)
             await client.close()
 
     run(case())
 
 
-@pytest.mark.parametrize("tls", [TlsConfig(ca_pem="nonsense"), TlsConfig(client_pem="x")])
-async def test_pem_that_cannot_be_read_is_a_tls_failure(pki: Pki, tls: TlsConfig) -> None:
-    async with ScriptedUpstream(tls=pki.server_context()) as up:
+@pytest.mark.parametrize(
+    ("tls", "text"),
+    [
+        (TlsConfig(ca_pem="nonsense"), "The bundle of authorities cannot be used."),
+        (TlsConfig(CA.pem, "x"), "The client certificate and its key cannot be used."),
+        (TlsConfig(CA.pem, CLIENT.certificate + SERVER.key), "The client certificate and its key cannot be used."),
+    ],
+    ids=["authorities", "no certificate", "another's key"],
+)
+async def test_pem_that_cannot_be_used_is_a_tls_failure(tls: TlsConfig, text: str) -> None:
+    async with ScriptedUpstream(tls=SERVER.server_context()) as up:
         client = make_client()
         with pytest.raises(UpstreamFailure) as caught:
             await client.exchange(ask(up, tls), Body())
-        assert caught.value.kind is FailureKind.TLS
+        assert (caught.value.kind, str(caught.value)) == (FailureKind.TLS, text)
         await client.close()
 
 
@@ -254,13 +205,13 @@ def test_a_plain_server_is_a_tls_failure(run: Run) -> None:
     ],
     ids=["close", "reset", "short", "no last chunk", "silence"],
 )
-def test_broken_answers_over_tls_fail_as_over_tcp(run: Run, pki: Pki, behaviour: Any, kinds: set[FailureKind]) -> None:
+def test_broken_answers_over_tls_fail_as_over_tcp(run: Run, behaviour: Any, kinds: set[FailureKind]) -> None:
     async def case() -> None:
-        async with ScriptedUpstream(tls=pki.server_context()) as up:
+        async with ScriptedUpstream(tls=SERVER.server_context()) as up:
             client = make_client()
             up.always(behaviour)
             with pytest.raises(UpstreamFailure) as caught:
-                await client.exchange(ask(up, TlsConfig(ca_pem=pki.ca), idle=0.1), Body())
+                await client.exchange(ask(up, TlsConfig(ca_pem=CA.pem), idle=0.1), Body())
             assert caught.value.kind in kinds
             await client.close()
             assert client.open_connections == 0
@@ -268,13 +219,13 @@ def test_broken_answers_over_tls_fail_as_over_tcp(run: Run, pki: Pki, behaviour:
     run(case())
 
 
-def test_cancelling_over_tls_closes_the_connection(run: Run, pki: Pki) -> None:
+def test_cancelling_over_tls_closes_the_connection(run: Run) -> None:
     async def case() -> None:
-        async with ScriptedUpstream(tls=pki.server_context()) as up:
+        async with ScriptedUpstream(tls=SERVER.server_context()) as up:
             client = make_client()
             up.script(Hang("middle"))
             body = Body()
-            task = asyncio.create_task(client.exchange(ask(up, TlsConfig(ca_pem=pki.ca)), body))
+            task = asyncio.create_task(client.exchange(ask(up, TlsConfig(ca_pem=CA.pem)), body))
             await body.begun.wait()
             task.cancel()
             await asyncio.wait([task])
@@ -284,3 +235,115 @@ def test_cancelling_over_tls_closes_the_connection(run: Run, pki: Pki) -> None:
             assert client.open_connections == 0
 
     run(case())
+
+
+def test_what_is_wrong_with_a_certificate_is_said_without_a_name(run: Run) -> None:
+    async def case() -> None:
+        told = {}
+        for name, server, trusted in (
+            ("expired", CA.issue(expired=True), CA.pem),
+            ("unknown", SERVER, Authority("other").pem),
+            ("name", CA.issue("other.test"), CA.pem),
+        ):
+            async with ScriptedUpstream(tls=server.server_context()) as up:
+                client = make_client()
+                with pytest.raises(UpstreamFailure) as caught:
+                    await client.exchange(ask(up, TlsConfig(ca_pem=trusted)), Body())
+                told[name] = (caught.value.kind, str(caught.value))
+                await client.close()
+        assert told == {
+            "expired": (FailureKind.TLS, "The provider's certificate has expired."),
+            "unknown": (FailureKind.TLS, "The provider's certificate is not trusted: its authority is unknown."),
+            "name": (FailureKind.TLS, "The provider's certificate is for another host name."),
+        }
+
+    run(case())
+
+
+@contextmanager
+def openssl_server(context: ssl.SSLContext) -> Iterator[int]:
+    """A server whose refusal of a certificate reaches the caller: asyncio's closes without sending its alert."""
+
+    def serve() -> None:
+        while True:
+            try:
+                raw, _ = listener.accept()
+            except OSError:
+                return
+            with raw:
+                wrapped = context.wrap_socket(raw, server_side=True, do_handshake_on_connect=False)
+                try:
+                    wrapped.do_handshake()
+                except ssl.SSLError:
+                    with socket.socket(fileno=wrapped.detach()) as rest:  # closing it now would reset the connection
+                        while rest.recv(4096):
+                            pass
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    thread = threading.Thread(target=serve)
+    thread.start()
+    yield listener.getsockname()[1]
+    listener.shutdown(socket.SHUT_RDWR)
+    listener.close()
+    thread.join(PATIENCE)
+
+
+@pytest.mark.parametrize(
+    ("pem", "text"),
+    [
+        ("", "The provider demands a client certificate."),
+        (Authority("other").issue().pem, "The provider does not trust the client certificate."),
+    ],
+    ids=["none", "of another authority"],
+)
+def test_a_provider_that_refuses_our_certificate_has_not_read_the_request(run: Run, pem: str, text: str) -> None:
+    async def case() -> None:
+        with openssl_server(SERVER.server_context(clients=CA)) as port:
+            client = make_client()
+            origin = Origin("https", "provider.test", port, TlsConfig(CA.pem, pem))
+            with pytest.raises(UpstreamFailure) as caught:
+                await client.exchange(UpstreamRequest(origin, b"PUT", b"/", [], b"{}"), Body())
+            assert (caught.value.kind, str(caught.value)) == (FailureKind.TLS, text)
+            assert not caught.value.request_started
+            await client.close()
+
+    run(case())
+
+
+def test_a_retired_origin_keeps_no_connection(run: Run) -> None:
+    async def case() -> None:
+        gate = asyncio.Event()
+        async with ScriptedUpstream(tls=SERVER.server_context()) as up:
+            client = make_client()
+            up.script(OK, Sse(["a", gate, "b"]))
+            up.always(OK)
+            request = ask(up, TlsConfig(ca_pem=CA.pem))
+            await client.exchange(request, Body())
+            client.retire(request.origin)
+            await up.wait_for(up.connections[0].closed.is_set)
+            body = Body()
+            running = asyncio.create_task(client.exchange(request, body))
+            await body.begun.wait()
+            client.retire(request.origin)
+            gate.set()
+            await running
+            assert body.data.endswith(b"data: b\n\ndata: [DONE]\n\n")
+            await up.wait_for(up.connections[1].closed.is_set)
+            assert (client.open_connections, client.idle_connections) == (0, 0)
+            await client.exchange(request, Body())
+            assert client.idle_connections == 1
+            await client.close()
+
+    run(case())
+
+
+def test_bundles_may_have_names_of_any_script_between_certificates() -> None:
+    bundle = f"# Autorité\n{Authority('other').pem}\n# 認証局\r\n{CA.pem}"
+    assert len(TlsContexts().get(TlsConfig(bundle)).get_ca_certs()) == 2
+
+
+def test_a_context_checks_names_whatever_is_given() -> None:
+    context = TlsContexts().get(TlsConfig(CA.pem, CLIENT.pem, "x"))
+    assert context.check_hostname
+    assert context.verify_mode is ssl.CERT_REQUIRED
+    assert context.minimum_version is ssl.TLSVersion.TLSv1_2
