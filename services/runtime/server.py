@@ -46,6 +46,8 @@ class Limits:
     """Of one message. A router: the request body limit and 1 MiB for the rest of the frame."""
     streams: int = 10_000
     """Calls at once on one connection."""
+    keepalive_ms: int = KEEPALIVE_MS
+    """How often the server asks a silent connection whether it lives."""
     ping_interval_ms: int = 9_000
     """Pings more often than this cut the connection. Clients may send one every 10 s, and no timer is exact."""
     age: float | None = None
@@ -187,8 +189,9 @@ def _options(limits: Limits, reuse_port: bool, channelz_too: bool) -> list[tuple
         ("grpc.max_send_message_length", -1),  # the receiver's limit counts
         ("grpc.max_metadata_size", METADATA_LIMIT),
         ("grpc.max_concurrent_streams", limits.streams),
-        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ("grpc.keepalive_time_ms", limits.keepalive_ms),
         ("grpc.keepalive_timeout_ms", 10_000),
+        ("grpc.http2.max_pings_without_data", 0),  # a stream may be silent for longer than two pings
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", limits.ping_interval_ms),
         ("grpc.http2.min_recv_ping_interval_without_data_ms", limits.ping_interval_ms),

@@ -18,11 +18,14 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from junctor import errors
 from junctor.channel import REQUEST_ID, REQUEST_ID_KEY, Peer, open_peer
 from junctor.errors import FieldViolation, JunctorError, ResourceRef
+from junctor.status import from_rpc_error
 from junctor.v1 import watch_pb2, workspaces_pb2, workspaces_pb2_grpc
 from services.runtime.auth import TOKEN_KEY, Access, Secret, token_metadata
 from services.runtime.health import HealthBoard, HealthServicer
-from services.runtime.interceptors import CallCounters, current_call
+from services.runtime.interceptors import PUSHBACK_KEY, CallCounters, current_call
 from services.runtime.server import BindError, GrpcServer, Limits, create_server
+from tests.cluster import until
+from tests.http2 import GOAWAY, HEADERS, PING, RST_STREAM, Raw, call_headers
 
 SERVICE = "junctor.v1.Workspaces"
 TOKEN = Secret("t" * 43)
@@ -456,3 +459,143 @@ async def test_a_peer_that_starts_later_is_waited_for() -> None:
     await server.stop(0)
     assert type(await raised_by(unary(peer, wait=0.05))) is errors.PeerUnavailable
     await peer.close()
+
+
+async def test_a_call_that_outlasts_the_drain_ends_with_a_status_that_forbids_its_repetition() -> None:
+    servicer = Scripted()
+    servicer.hang = True
+    async with serving(servicer) as (server, peer):
+        call = Stub(peer.channel).GetWorkspace(GetRequest(name="w"))
+        await servicer.entered.wait()
+        await server.stop(0.01)
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call
+    assert caught.value.code() is grpc.StatusCode.UNAVAILABLE
+    assert dict(caught.value.trailing_metadata())[PUSHBACK_KEY] == "-1"
+    assert type(from_rpc_error(caught.value)) is errors.NotReady
+
+
+async def test_no_more_calls_at_once_on_a_connection_than_its_limit() -> None:
+    servicer = Scripted()
+    release = asyncio.Event()
+    entered = 0
+
+    async def slow(_: Any) -> workspaces_pb2.Workspace:
+        nonlocal entered
+        entered += 1
+        await release.wait()
+        return workspaces_pb2.Workspace()
+
+    async def has_entered(count: int) -> bool:
+        return entered == count
+
+    servicer.answer = slow
+    async with serving(servicer, limits=Limits(streams=2)) as (server, peer):
+        calls = [asyncio.create_task(unary(peer)) for _ in range(2)]
+        await until(lambda: has_entered(2))
+        calls.append(asyncio.create_task(unary(peer)))  # waits for room
+        beside = open_peer(f"127.0.0.1:{server.port}", name="workspaces")
+        calls.append(asyncio.create_task(unary(beside)))  # a connection of its own has its own limit
+        await until(lambda: has_entered(3))
+        release.set()
+        await asyncio.gather(*calls)
+        await beside.close()
+    assert entered == 4
+
+
+async def test_an_old_connection_is_exchanged_and_the_call_on_it_ends_whole() -> None:
+    servicer = Scripted()
+    release = asyncio.Event()
+    hanging = asyncio.Event()
+
+    async def answer(context: Any) -> workspaces_pb2.Workspace:
+        if not hanging.is_set():
+            hanging.set()
+            await release.wait()
+        return workspaces_pb2.Workspace(name=context.peer())
+
+    servicer.answer = answer
+    async with serving(servicer, limits=Limits(age=0.2, age_grace=60)) as (_, peer):
+        old = asyncio.create_task(unary(peer))
+        await hanging.wait()
+        first = (await unary(peer)).name
+
+        async def moved() -> bool:
+            return str((await unary(peer)).name) != first
+
+        await until(moved)
+        release.set()
+        assert (await old).name
+
+
+RUBBISH = {
+    "a TLS hello": b"\x16\x03\x01\x02\x00\x01\x00\x01\xfc\x03\x03" + bytes(64),
+    "HTTP/1": b"GET / HTTP/1.1\r\nhost: x\r\n\r\n",
+    "noise": bytes(range(256)) * 64,
+    "noise behind the preface": b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\xff" * 4096,
+    "half a preface": b"PRI * HT",
+}
+
+
+@pytest.mark.parametrize("data", RUBBISH.values(), ids=RUBBISH.keys())
+async def test_bytes_that_are_no_http2_harm_nobody_else(data: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(Scripted()) as (server, peer):
+        reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+        writer.write(data)
+        writer.write_eof()
+        try:
+            await asyncio.wait_for(reader.read(), 30)  # the server ends the connection
+        except ConnectionResetError:
+            pass
+        writer.close()
+        assert (await unary(peer)).name == "w1"
+    assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+
+
+async def test_calls_that_are_reset_at_once_leave_nothing_and_delay_nobody() -> None:
+    counters = CallCounters()
+    servicer = Scripted()
+    servicer.hang = True
+    async with serving(servicer, counters=counters) as (server, peer):
+        raw = await Raw.connect(server.port)
+        headers = call_headers(f"/{SERVICE}/GetWorkspace")
+        for stream in range(1, 2 * 3000, 2):  # CVE-2023-44487
+            raw.send(HEADERS, 0x4, stream, headers)
+            raw.send(RST_STREAM, 0, stream, (8).to_bytes(4, "big"))
+        await raw.drain()
+        servicer.hang = False
+        assert (await unary(peer)).name == "w1"
+        await raw.close()
+
+        async def idle() -> bool:
+            return counters.running == 0
+
+        await until(idle)
+        assert (await unary(peer)).name == "w1"
+
+
+async def test_pings_are_taken_without_calls_and_too_many_are_not() -> None:
+    async with serving(Scripted(), limits=Limits(ping_interval_ms=50)) as (server, _):
+        patient = await Raw.connect(server.port)
+        for number in range(6):
+            await asyncio.sleep(0.06)  # longer than the interval, however late the clock
+            await patient.ping(number)
+        assert GOAWAY not in patient.seen
+        await patient.close()
+    async with serving(Scripted(), limits=Limits(ping_interval_ms=60_000)) as (server, _):
+        hasty = await Raw.connect(server.port)
+        hasty.send(PING, 0, 0, bytes(8), times=10)
+        await hasty.until(GOAWAY)
+        await hasty.close()
+
+
+async def test_the_server_asks_a_silent_connection_again_and_again() -> None:
+    async with serving(Scripted(), limits=Limits(keepalive_ms=50)) as (server, _):
+        raw = await Raw.connect(server.port)
+        for _ in range(5):
+            await raw.until(PING)
+        await raw.close()
+
+
+def test_clients_may_ping_every_ten_seconds_though_no_timer_is_exact() -> None:
+    assert Limits().ping_interval_ms < 10_000
