@@ -82,6 +82,8 @@ class Connection:
     closed: asyncio.Event = field(default_factory=asyncio.Event)
     """The peer closed its side, or the connection is gone."""
     requests: int = 0
+    serial: int | None = None
+    """Serial number of the peer's certificate; None: it showed none."""
 
 
 class ScriptedUpstream:
@@ -168,6 +170,8 @@ class ScriptedUpstream:
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, peer: Connection) -> None:
         """Serve one connection until either side ends it."""
         self.connections.append(peer)
+        if shown := writer.get_extra_info("peercert"):
+            peer.serial = int(shown["serialNumber"], 16)
         wire = Wire(writer)
         try:
             await self._notify()
