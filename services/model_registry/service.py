@@ -26,7 +26,7 @@ class ModelRegistryService:
         self._database = database
         self._changed = asyncio.Event()
         self._workspaces = WorkspaceList(access_control, on_change=lambda _: self._changed.set())
-        self._stores = ModelStores(Feed(database))
+        self._stores = ModelStores(Feed(database), incarnations=self._workspaces)
         self._tasks = Tasks("model_registry")
 
     def register(self, server: GrpcServer) -> None:
@@ -49,12 +49,7 @@ class ModelRegistryService:
         await self._database.prepare(MIGRATIONS)
         self._tasks.start(self._workspaces.follower.run())
         self._tasks.start(compact_forever(self._stores.feed))
-        self._tasks.start(drop_deleted_workspaces(self._workspaces, self._changed, self._drop_workspaces_except))
-
-    async def _drop_workspaces_except(self, listed: frozenset[str]) -> None:
-        gone = await self._workspaces.gone(await self._stores.workspaces() - listed)
-        if gone:
-            await self._stores.drop_workspaces(gone)
+        self._tasks.start(drop_deleted_workspaces(self._workspaces, self._changed, self._stores))
 
     async def ready(self) -> bool:
         """Tell whether requests would be served."""

@@ -49,10 +49,10 @@ class ModelRegistryServicer(model_registry_pb2_grpc.ModelRegistryServicer):
         check_model(asked, MODEL_WRITABLE, new=True)
         if request.validate_only:
             return asked
-        await self._workspaces.require(asked.workspace)
+        workspace_id = await self._workspaces.require(asked.workspace)
         new = pb.Model(workspace=asked.workspace, name=asked.name)
         copy_fields(asked, new, MODEL_WRITABLE)
-        return await self._store.create(new, request_id=request.request_id)
+        return await self._store.create(new, request_id=request.request_id, workspace_id=workspace_id)
 
     async def UpdateModel(self, request: pb.UpdateModelRequest, context: Any) -> pb.Model:
         asked = request.model
@@ -87,7 +87,7 @@ class ProviderSyncServicer(model_registry_pb2_grpc.ProviderSyncServicer):
 
     async def SyncProvider(self, request: pb.SyncProviderRequest, context: Any) -> pb.SyncProviderResponse:
         check_sync(request)
-        if request.models:  # a set for a workspace that was just deleted must not bring it back to life
-            await self._workspaces.require(request.workspace)
-        revision, applied = await self._syncer.apply(request)
+        # A set for a workspace that was just deleted must not bring it back to life.
+        workspace_id = await self._workspaces.require(request.workspace) if request.models else ""
+        revision, applied = await self._syncer.apply(request, workspace_id)
         return pb.SyncProviderResponse(revision=str(revision), applied=applied)

@@ -10,7 +10,9 @@ from google.protobuf.message import Message
 from junctor.v1 import model_registry_pb2 as pb
 from junctor.v1 import virtual_models_pb2 as vpb
 from services.runtime.changes import Feed
+from services.runtime.incarnations import Incarnations, Place, adopt, in_place, places_of
 from services.runtime.resources import Kind, ResourceStore
+from services.runtime.workspaces import Judgement
 
 MIGRATIONS = Path(__file__).parent / "migrations"
 
@@ -98,6 +100,7 @@ SERVED = sa.Table(
     sa.Column("entity", sa.String, primary_key=True),
     sa.Column("provider_id", sa.String, primary_key=True),
     sa.Column("provider", sa.String),
+    sa.Column("workspace_id", sa.String),
 )
 """Which provider serves which entity, as of each provider's last sync."""
 
@@ -105,19 +108,25 @@ SERVED = sa.Table(
 class ModelStores:
     """The tables of one model registry; they share the change feed."""
 
-    def __init__(self, feed: Feed) -> None:
+    def __init__(self, feed: Feed, *, incarnations: Incarnations | None = None) -> None:
         self.feed = feed
-        self.models: ResourceStore[pb.Model] = ResourceStore(feed, MODEL)
-        self.virtual_models: ResourceStore[vpb.VirtualModel] = ResourceStore(feed, VIRTUAL_MODEL)
+        self.models: ResourceStore[pb.Model] = ResourceStore(feed, MODEL, incarnations=incarnations)
+        self.virtual_models: ResourceStore[vpb.VirtualModel] = ResourceStore(
+            feed, VIRTUAL_MODEL, incarnations=incarnations
+        )
+        self._tables = (self.models.table, self.virtual_models.table, SERVED)
 
-    async def workspaces(self) -> set[str]:
-        """Return the workspaces that something lies in."""
-        return await self.models.workspaces() | await self.virtual_models.workspaces()
+    async def places(self) -> set[Place]:
+        """Return the workspaces that something lies in, with their ids."""
+        async with self.feed.database.read() as tx:
+            return await places_of(tx, *self._tables)
 
-    async def drop_workspaces(self, gone: frozenset[str]) -> None:
-        """Remove everything that lies in deleted workspaces."""
+    async def settle(self, judgement: Judgement) -> None:
+        """Remove everything that lies in deleted workspaces, and note the ids of the others."""
         async with self.models.transaction() as tx:
-            await self.models.drop_workspaces(tx, gone)
-            await self.virtual_models.drop_workspaces(tx, gone)
-            # Else a provider that is no more would keep a recreated workspace's virtual models alive.
-            await tx.execute(sa.delete(SERVED).where(SERVED.c.workspace.in_(gone)))
+            await adopt(tx, judgement.adopted, *self._tables)
+            await self.models.drop_places(tx, judgement.gone)
+            await self.virtual_models.drop_places(tx, judgement.gone)
+            for place in judgement.gone:
+                # Else a provider that is no more would keep a recreated workspace's virtual models alive.
+                await tx.execute(sa.delete(SERVED).where(in_place(SERVED, place)))

@@ -30,8 +30,11 @@ class ProviderSyncer:
     def __init__(self, stores: ModelStores) -> None:
         self._stores = stores
 
-    async def apply(self, request: pb.SyncProviderRequest) -> tuple[int, bool]:
-        """Take in one set; returns the store's revision and whether the request was new enough to count."""
+    async def apply(self, request: pb.SyncProviderRequest, workspace_id: str = "") -> tuple[int, bool]:
+        """Take in one set; returns the store's revision and whether the request was new enough to count.
+
+        ``workspace_id`` as in :meth:`ResourceStore.claim`.
+        """
         async with self._stores.models.transaction() as tx:
             if not await self._advance(tx, request):
                 return (await self._stores.feed.position(tx))[1], False
@@ -40,7 +43,8 @@ class ProviderSyncer:
                 now.setdefault(model.entity, model)  # of two alike the first one counts
             before = await self._served_by(tx, request.provider_id)
             await self._unlink(tx, request, sorted(before - now.keys()))
-            await self._link(tx, request, now, sorted(now.keys() - before))
+            await self._add_served(tx, request, sorted(now.keys() - before), workspace_id)
+            await self._link(tx, request, now, workspace_id)
             return (await self._stores.feed.position(tx))[1], True
 
     async def _advance(self, tx: AsyncConnection, request: pb.SyncProviderRequest) -> bool:
@@ -67,17 +71,16 @@ class ProviderSyncer:
         return {row.entity for row in rows}
 
     async def _link(
-        self, tx: AsyncConnection, request: pb.SyncProviderRequest, now: dict[str, pb.SyncedModel], new: list[str]
+        self, tx: AsyncConnection, request: pb.SyncProviderRequest, now: dict[str, pb.SyncedModel], workspace_id: str
     ) -> None:
-        await self._add_served(tx, request, new)
-        models, virtual_models = self._stores.models, self._stores.virtual_models
-        existing = await models.find_all(tx, request.workspace, list(now))
-        missing = [synced for entity, synced in now.items() if entity not in existing]
-        await models.insert_all(tx, [_discovered(request, synced) for synced in missing])
+        workspace, models, virtual_models = request.workspace, self._stores.models, self._stores.virtual_models
+        existing = await models.claim(tx, workspace, list(now), workspace_id)
+        missing = [_discovered(request, synced) for entity, synced in now.items() if entity not in existing]
+        await models.insert_all(tx, missing, workspace_id=workspace_id)
         await models.put_all(tx, list(existing.values()), lambda model: _fill(model, request, now[model.name]))
-        named = await virtual_models.find_all(tx, request.workspace, list(now))
-        unnamed = [entity for entity in now if entity not in named]
-        await virtual_models.insert_all(tx, [_provisioned(request.workspace, entity) for entity in unnamed])
+        named = await virtual_models.claim(tx, workspace, list(now), workspace_id)
+        unnamed = [_provisioned(workspace, entity) for entity in now if entity not in named]
+        await virtual_models.insert_all(tx, unnamed, workspace_id=workspace_id)
 
     async def _unlink(self, tx: AsyncConnection, request: pb.SyncProviderRequest, gone: list[str]) -> None:
         if not gone:
@@ -96,11 +99,14 @@ class ProviderSyncer:
         if ours:
             await self._stores.virtual_models.remove_all(tx, ours)
 
-    async def _add_served(self, tx: AsyncConnection, request: pb.SyncProviderRequest, entities: list[str]) -> None:
+    async def _add_served(
+        self, tx: AsyncConnection, request: pb.SyncProviderRequest, entities: list[str], workspace_id: str
+    ) -> None:
         same = {
             "workspace": request.workspace,
             "provider_id": request.provider_id,
             "provider": request.provider,
+            "workspace_id": workspace_id or None,
         }
         if entities:
             await tx.execute(sa.insert(SERVED), [{**same, "entity": entity} for entity in entities])

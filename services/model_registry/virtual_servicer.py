@@ -53,10 +53,15 @@ class VirtualModelsServicer(virtual_models_pb2_grpc.VirtualModelsServicer):
         check_virtual_model(asked, VIRTUAL_MODEL_WRITABLE, new=True)
         if request.validate_only:
             return asked
-        await self._workspaces.require(asked.workspace)
+        workspace_id = await self._workspaces.require(asked.workspace)
         new = pb.VirtualModel(workspace=asked.workspace, name=asked.name)
         copy_fields(asked, new, VIRTUAL_MODEL_WRITABLE)
-        return await self._store.create(new, request_id=request.request_id, check=lambda tx: self._refuse_loop(tx, new))
+        return await self._store.create(
+            new,
+            request_id=request.request_id,
+            check=lambda tx: self._refuse_loop(tx, new),
+            workspace_id=workspace_id,
+        )
 
     async def UpdateVirtualModel(self, request: pb.UpdateVirtualModelRequest, context: Any) -> pb.VirtualModel:
         asked = request.virtual_model

@@ -208,8 +208,9 @@ class Attempts:
         async with self._providers.feed.database.write() as tx:
             await self._providers.feed.lock(tx)
             if await self._schedule.is_current(tx, claim):
-                provider = await self._providers.fetch(tx, claim.workspace, claim.name)
-                current = _Current(tx, provider, self._providers)
+                provider = await self._providers.find(tx, claim.workspace, claim.name)
+                if provider is not None:  # else its workspace is gone, and it is about to be
+                    current = _Current(tx, provider, self._providers)
             yield current
         if current is not None and current.written:
             self._providers.feed.committed(tx)

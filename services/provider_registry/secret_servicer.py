@@ -53,11 +53,13 @@ class SecretStoreServicer(secrets_pb2_grpc.SecretStoreServicer):
         bad.done()
         if request.validate_only:
             return asked
-        await self._workspaces.require(asked.workspace)
+        workspace_id = await self._workspaces.require(asked.workspace)
         new = pb.Secret(workspace=asked.workspace, name=asked.name, value_version=1)
         if asked.HasField("description"):
             new.description = asked.description
-        return await self._store.create_secret(new, Secret(request.value), request_id=request.request_id)
+        return await self._store.create_secret(
+            new, Secret(request.value), request_id=request.request_id, workspace_id=workspace_id
+        )
 
     async def UpdateSecret(self, request: pb.UpdateSecretRequest, context: Any) -> pb.Secret:
         bad = Violations()

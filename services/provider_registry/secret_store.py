@@ -18,6 +18,7 @@ from services.provider_registry.schedule import Schedule
 from services.provider_registry.secrets import KeyFileError, Keyring, Sealed, ValueUnreadable, identity_of
 from services.runtime.auth import Secret
 from services.runtime.changes import Feed
+from services.runtime.incarnations import Incarnations
 from services.runtime.resources import Kind, ResourceStore
 
 _BATCH = 100
@@ -59,20 +60,24 @@ class Rewrapped:
 class SecretStore(ResourceStore[pb.Secret]):
     """Secrets and their values. Every change makes the providers due that use the secret."""
 
-    def __init__(self, feed: Feed, keyring: Keyring, schedule: Schedule) -> None:
-        super().__init__(feed, SECRET)
+    def __init__(
+        self, feed: Feed, keyring: Keyring, schedule: Schedule, *, incarnations: Incarnations | None = None
+    ) -> None:
+        super().__init__(feed, SECRET, incarnations=incarnations)
         self._keyring = keyring
         self._schedule = schedule
 
-    async def create_secret(self, secret: pb.Secret, value: Secret, *, request_id: str = "") -> pb.Secret:
-        """Create a secret with its value. Raises ResourceExists; ``request_id`` as in :meth:`create`."""
+    async def create_secret(
+        self, secret: pb.Secret, value: Secret, *, request_id: str = "", workspace_id: str = ""
+    ) -> pb.Secret:
+        """Create a secret with its value. Raises ResourceExists, WorkspaceMissing; the rest as in :meth:`create`."""
         # Not of the value: a plain digest of a short one would give it away.
         digest = hashlib.sha256(secret.SerializeToString(deterministic=True)).hexdigest()
         async with self.transaction() as tx:
             if request_id and (earlier := await self._replay(tx, request_id, digest)) is not None:
                 return earlier
             await self._schedule.demand_users(tx, secret.workspace, secret.name)
-            created = await self.insert(tx, secret)
+            created = await self.insert(tx, secret, workspace_id=workspace_id)
             await tx.execute(sa.insert(VALUES).values(self._sealed_row(created, value)))
             if request_id:
                 await self._remember(tx, request_id, digest, created)

@@ -23,10 +23,11 @@ from services.runtime.auth import Secret
 from services.runtime.changes import Feed
 from services.runtime.db import Database
 from services.runtime.egress import Egress
+from services.runtime.incarnations import Place, adopt, places_of
 from services.runtime.server import GrpcServer
 from services.runtime.tasks import Tasks
 from services.runtime.upkeep import compact_forever, drop_deleted_workspaces
-from services.runtime.workspaces import WorkspaceList
+from services.runtime.workspaces import Judgement, WorkspaceList
 
 SERVICES = ("junctor.v1.ProviderRegistry", "junctor.v1.SecretStore", "junctor.v1.SecretAccess")
 
@@ -57,8 +58,8 @@ class ProviderRegistryService:
         self._workspaces = WorkspaceList(access_control, on_change=lambda _: self._changed.set())
         self._feed = Feed(database)
         self._schedule = Schedule(database)
-        self._providers = ProviderStore(self._feed, self._schedule)
-        self._secrets = SecretStore(self._feed, keyring, self._schedule)
+        self._providers = ProviderStore(self._feed, self._schedule, incarnations=self._workspaces)
+        self._secrets = SecretStore(self._feed, keyring, self._schedule, incarnations=self._workspaces)
         self._sync = ModelSync(model_registry)
         self._lister = ModelLister(networks, egress=egress)
         self._networks = networks
@@ -99,7 +100,7 @@ class ProviderRegistryService:
         self._tasks.start(compact_forever(self._feed))
         self._tasks.start(discovery.run())
         self._tasks.start(clear_tombstones(self._schedule, self._feed, self._sync))
-        self._tasks.start(drop_deleted_workspaces(self._workspaces, self._changed, self._drop_workspaces_except))
+        self._tasks.start(drop_deleted_workspaces(self._workspaces, self._changed, self))
 
     async def ready(self) -> bool:
         """Tell whether requests would be served."""
@@ -110,11 +111,14 @@ class ProviderRegistryService:
         await self._tasks.stop()
         await self._database.close()
 
-    async def _drop_workspaces_except(self, listed: frozenset[str]) -> None:
-        """Remove everything that lies in a workspace that is no more."""
-        filled = await self._providers.workspaces() | await self._secrets.workspaces()
-        gone = await self._workspaces.gone(filled - listed)
-        if gone:
-            async with self._providers.transaction() as tx:
-                await self._providers.drop_workspaces(tx, gone)
-                await self._secrets.drop_workspaces(tx, gone)
+    async def places(self) -> set[Place]:
+        """Return the workspaces that something lies in, with their ids."""
+        async with self._feed.database.read() as tx:
+            return await places_of(tx, self._providers.table, self._secrets.table)
+
+    async def settle(self, judgement: Judgement) -> None:
+        """Remove everything that lies in deleted workspaces, and note the ids of the others."""
+        async with self._providers.transaction() as tx:
+            await adopt(tx, judgement.adopted, self._providers.table, self._secrets.table)
+            await self._providers.drop_places(tx, judgement.gone)
+            await self._secrets.drop_places(tx, judgement.gone)

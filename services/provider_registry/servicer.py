@@ -96,7 +96,7 @@ class ProviderRegistryServicer(provider_registry_pb2_grpc.ProviderRegistryServic
             )
 
     async def _create(self, asked: pb.Provider, request_id: str) -> pb.Provider:
-        await self._workspaces.require(asked.workspace)
+        workspace_id = await self._workspaces.require(asked.workspace)
         await self._check_secrets(asked, PROVIDER_WRITABLE)
         new = pb.Provider(
             workspace=asked.workspace,
@@ -106,7 +106,7 @@ class ProviderRegistryServicer(provider_registry_pb2_grpc.ProviderRegistryServic
             auth_context=pb.AuthContext(),
         )
         copy_fields(asked, new, PROVIDER_WRITABLE)
-        created = await self._store.create(new, request_id=request_id)
+        created = await self._store.create(new, request_id=request_id, workspace_id=workspace_id)
         async with self._store.feed.database.read() as tx:
             return await self._store.with_attempts(tx, created)
 

@@ -11,6 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 from junctor.v1 import provider_registry_pb2 as pb
 from services.provider_registry.schedule import Attempts, Schedule, now_microseconds
 from services.runtime.changes import Feed
+from services.runtime.incarnations import Incarnations
 from services.runtime.paging import ListQuery, Page
 from services.runtime.resources import REQUESTS, Kind, ResourceStore
 
@@ -75,17 +76,17 @@ _FOR_EVER = 2**62
 class ProviderStore(ResourceStore[pb.Provider]):
     """Providers. Each has a row in the schedule from its creation on, and a tombstone after its deletion."""
 
-    def __init__(self, feed: Feed, schedule: Schedule) -> None:
-        super().__init__(feed, PROVIDER)
+    def __init__(self, feed: Feed, schedule: Schedule, *, incarnations: Incarnations | None = None) -> None:
+        super().__init__(feed, PROVIDER, incarnations=incarnations)
         self.schedule = schedule
 
-    async def insert(self, tx: AsyncConnection, resource: pb.Provider) -> pb.Provider:
-        """Create a provider within ``tx``, due at once. Raises ResourceExists."""
+    async def insert(self, tx: AsyncConnection, resource: pb.Provider, *, workspace_id: str = "") -> pb.Provider:
+        """Create a provider within ``tx``, due at once. Raises ResourceExists, WorkspaceMissing."""
         new = pb.Provider()
         new.CopyFrom(resource)
         new.generation = 1
         new.status_changed_at.FromMicroseconds(now_microseconds())
-        created = await super().insert(tx, new)
+        created = await super().insert(tx, new, workspace_id=workspace_id)
         await self.schedule.add(tx, created)
         return created
 

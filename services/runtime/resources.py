@@ -31,6 +31,7 @@ from junctor.errors import (
 )
 from services.runtime.changes import METADATA, Feed
 from services.runtime.filter_sql import compile_filter
+from services.runtime.incarnations import Incarnations, Place, in_place, shown
 from services.runtime.paging import ListQuery, Page, order_clause, page_of
 from services.runtime.tail import Change
 
@@ -94,6 +95,7 @@ def resource_table(name: str, *extra: sa.Column[Any]) -> sa.Table:
         sa.Column("revision", sa.BigInteger),
         sa.Column("fields", sa.JSON),
         sa.Column("body", sa.LargeBinary),
+        sa.Column("workspace_id", sa.String),  # not in the table of workspaces themselves
         *extra,
     )
 
@@ -101,10 +103,12 @@ def resource_table(name: str, *extra: sa.Column[Any]) -> sa.Table:
 class ResourceStore(Generic[M]):
     """The rows of one kind. Methods without ``tx`` run in a transaction of their own."""
 
-    def __init__(self, feed: Feed, kind: Kind[M]) -> None:
+    def __init__(self, feed: Feed, kind: Kind[M], *, incarnations: Incarnations | None = None) -> None:
+        """``incarnations`` knows which rows lie in a workspace that is gone; None: all rows count."""
         self.feed = feed
         self.kind = kind
         self.table = resource_table(kind.table)
+        self.incarnations = incarnations
 
     def decode(self, body: bytes) -> M:
         """Parse a stored resource."""
@@ -133,7 +137,7 @@ class ResourceStore(Generic[M]):
         """Return one resource as ``tx`` sees it, or None."""
         table = self.table
         statement = sa.select(table.c.body).where(table.c.workspace == workspace, table.c.name == name)
-        body = (await tx.execute(statement)).scalar()
+        body = (await tx.execute(statement.where(*self._shown()))).scalar()
         return None if body is None else self.decode(body)
 
     async def find_all(self, tx: AsyncConnection, workspace: str, wanted: Sequence[str]) -> dict[str, M]:
@@ -142,7 +146,8 @@ class ResourceStore(Generic[M]):
         for start in range(0, len(wanted), _CHUNK):
             these = table.c.name.in_(wanted[start : start + _CHUNK])
             statement = sa.select(table.c.name, table.c.body).where(table.c.workspace == workspace, these)
-            found.update({row.name: self.decode(row.body) for row in await tx.execute(statement)})
+            rows = await tx.execute(statement.where(*self._shown()))
+            found.update({row.name: self.decode(row.body) for row in rows})
         return found
 
     async def fetch(self, tx: AsyncConnection, workspace: str, name: str) -> M:
@@ -154,13 +159,14 @@ class ResourceStore(Generic[M]):
 
     async def all(self, tx: AsyncConnection) -> list[M]:
         """Return every resource as ``tx`` sees it, oldest first."""
-        statement = sa.select(self.table.c.body).order_by(self.table.c.created_at, self.table.c.name)
+        order = (self.table.c.created_at, self.table.c.name)
+        statement = sa.select(self.table.c.body).where(*self._shown()).order_by(*order)
         return [self.decode(row.body) for row in await tx.execute(statement)]
 
     async def list(self, query: ListQuery) -> Page[M]:
         """Return one page. Raises InvalidField or MalformedRequest for a bad query."""
         table, kind = self.table, self.kind
-        where = compile_filter(table, query.filter, fields=kind.filterable, kind=kind.name)
+        where = sa.and_(compile_filter(table, query.filter, fields=kind.filterable, kind=kind.name), *self._shown())
         if query.workspace not in ("", names.ALL_WORKSPACES) and not query.filters_workspace:
             where = sa.and_(where, table.c.workspace == query.workspace)
         page = page_of(query, default_size=kind.default_page_size)
@@ -174,12 +180,17 @@ class ResourceStore(Generic[M]):
     # -- writing
 
     async def create(
-        self, resource: M, *, request_id: str = "", check: Callable[[AsyncConnection], Awaitable[None]] | None = None
+        self,
+        resource: M,
+        *,
+        request_id: str = "",
+        check: Callable[[AsyncConnection], Awaitable[None]] | None = None,
+        workspace_id: str = "",
     ) -> M:
-        """Create a resource. Raises ResourceExists and what ``check`` raises.
+        """Create a resource. Raises ResourceExists, WorkspaceMissing and what ``check`` raises.
 
         ``check`` looks at the rest of the store in the same transaction. The same ``request_id`` again returns the
-        first answer; with another resource it raises InvalidField.
+        first answer; with another resource it raises InvalidField. ``workspace_id`` as in :meth:`claim`.
         """
         digest = hashlib.sha256(_wire(resource)).hexdigest()
         async with self.transaction() as tx:
@@ -187,26 +198,62 @@ class ResourceStore(Generic[M]):
                 return earlier
             if check is not None:
                 await check(tx)
-            created = await self.insert(tx, resource)
+            created = await self.insert(tx, resource, workspace_id=workspace_id)
             if request_id:
                 await self._remember(tx, request_id, digest, created)
             return created
 
-    async def insert(self, tx: AsyncConnection, resource: M) -> M:
-        """Create a resource within ``tx``. Raises ResourceExists."""
+    async def insert(self, tx: AsyncConnection, resource: M, *, workspace_id: str = "") -> M:
+        """Create a resource within ``tx``. Raises ResourceExists, WorkspaceMissing."""
         workspace, name = _text(resource, "workspace"), _text(resource, "name")
-        if await self.find(tx, workspace, name) is not None:
+        if await self.claim(tx, workspace, [name], workspace_id):
             raise self.already_exists(workspace, name)
-        return (await self.insert_all(tx, [resource]))[0]
+        return (await self.insert_all(tx, [resource], workspace_id=workspace_id))[0]
 
-    async def insert_all(self, tx: AsyncConnection, resources: Sequence[M]) -> Sequence[M]:
-        """Create resources, whose names are known to be free, within ``tx``."""
+    async def claim(
+        self, tx: AsyncConnection, workspace: str, wanted: Sequence[str], workspace_id: str
+    ) -> dict[str, M]:
+        """Return those resources that exist, by name; what an incarnation that is gone left there is removed.
+
+        ``workspace_id``: as the caller was told it, empty if it was not. Raises WorkspaceMissing if it is gone by now.
+        """
+        table, found, left = self.table, dict[str, M](), list[M]()
+        its_id = sa.null() if self.incarnations is None else table.c.workspace_id
+        for start in range(0, len(wanted), _CHUNK):
+            these = table.c.name.in_(wanted[start : start + _CHUNK])
+            statement = sa.select(table.c.name, table.c.body, its_id.label("of")).where(table.c.workspace == workspace)
+            for row in await tx.execute(statement.where(these)):
+                if self._is_left(row.of, workspace_id):
+                    left.append(self.decode(row.body))
+                else:
+                    found[row.name] = self.decode(row.body)
+        await self._confirm(workspace, workspace_id, doubtful=bool(left))
+        for resource in left:
+            await self.remove(tx, resource)
+        return found
+
+    def _is_left(self, its_id: str | None, workspace_id: str) -> bool:
+        """Tell whether a row with the first id is of another incarnation than a write with the second one."""
+        if its_id is None or self.incarnations is None:
+            return False
+        return its_id in self.incarnations.gone_ids or workspace_id not in ("", its_id)
+
+    async def _confirm(self, workspace: str, workspace_id: str, *, doubtful: bool) -> None:
+        """Ask again for the id that a write has if something else is known: either may be of yesterday."""
+        if self.incarnations is None or not workspace_id:
+            return
+        if doubtful or self.incarnations.id_of(workspace) != workspace_id:
+            await self.incarnations.confirm(workspace, workspace_id)
+
+    async def insert_all(self, tx: AsyncConnection, resources: Sequence[M], *, workspace_id: str = "") -> Sequence[M]:
+        """Create resources of one workspace, whose names are known to be free, within ``tx``."""
         created = [self._copy(resource) for resource in resources]
         now = _now()
         for resource in created:
             _set(resource, "id", new_id(self.kind.id_prefix))
             _stamp(resource, "created_at", now)
-        rows = [{"created_at": now, **row} for row in await self._seal(tx, created, now)]
+        first = {"created_at": now} | ({"workspace_id": workspace_id} if workspace_id else {})
+        rows = [{**first, **row} for row in await self._seal(tx, created, now)]
         if rows:
             await tx.execute(sa.insert(self.table), rows)
         return created
@@ -260,16 +307,15 @@ class ResourceStore(Generic[M]):
         await self.feed.append(tx, self.kind.name, changes)
         return revisions[-1]
 
-    async def workspaces(self) -> set[str]:
-        """Return the workspaces that something lies in."""
-        async with self.feed.database.read() as tx:
-            return set((await tx.execute(sa.select(self.table.c.workspace).distinct())).scalars())
-
-    async def drop_workspaces(self, tx: AsyncConnection, gone: frozenset[str]) -> None:
+    async def drop_places(self, tx: AsyncConnection, gone: frozenset[Place]) -> None:
         """Delete what lies in workspaces that are known to be deleted, within ``tx``."""
-        there = sa.select(self.table.c.body).where(self.table.c.workspace.in_(gone))
-        for row in (await tx.execute(there)).all():
-            await self.remove(tx, self.decode(row.body))
+        for place in sorted(gone, key=str):
+            there = sa.select(self.table.c.body).where(in_place(self.table, place))
+            for row in (await tx.execute(there)).all():
+                await self.remove(tx, self.decode(row.body))
+
+    def _shown(self) -> Sequence[sa.ColumnElement[bool]]:
+        return shown(self.table, self.incarnations)
 
     # -- errors
 

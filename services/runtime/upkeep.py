@@ -5,16 +5,27 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable
+from typing import Protocol
 
 from services.runtime.changes import Feed
-from services.runtime.workspaces import WorkspaceList
+from services.runtime.incarnations import Place
+from services.runtime.workspaces import Judgement, WorkspaceList
 
 COMPACT_SECONDS = 600.0
 DROP_AGAIN_SECONDS = 60.0
 _RETRY_SECONDS = 5.0
 
 _log = logging.getLogger(__name__)
+
+
+class Holdings(Protocol):
+    """What lies in workspaces: the tables of one registry."""
+
+    async def places(self) -> set[Place]:
+        """Return the workspaces that something lies in, with their ids."""
+
+    async def settle(self, judgement: Judgement) -> None:
+        """Remove what lies in workspaces that are gone, and note the ids of the others, in one transaction."""
 
 
 async def compact_forever(feed: Feed, *, every: float = COMPACT_SECONDS) -> None:
@@ -27,10 +38,8 @@ async def compact_forever(feed: Feed, *, every: float = COMPACT_SECONDS) -> None
             _log.exception("could not compact the change log")
 
 
-async def drop_deleted_workspaces(
-    workspaces: WorkspaceList, changed: asyncio.Event, drop: Callable[[frozenset[str]], Awaitable[None]]
-) -> None:
-    """Run ``drop`` with the listed workspaces when ``changed`` is set, and again later, until cancelled.
+async def drop_deleted_workspaces(workspaces: WorkspaceList, changed: asyncio.Event, holdings: Holdings) -> None:
+    """Drop what lies in deleted workspaces when ``changed`` is set, and again later, until cancelled.
 
     Again, because a write that was under way when its workspace went may have come after the drop.
     """
@@ -38,7 +47,7 @@ async def drop_deleted_workspaces(
     while True:
         changed.clear()
         try:
-            await drop(workspaces.names)
+            await drop_once(workspaces, holdings)
         except Exception:  # noqa: BLE001 - what lies in a deleted workspace is unreachable already; rows may go later
             _log.exception("could not drop what lay in deleted workspaces")
             await asyncio.sleep(_RETRY_SECONDS)
@@ -46,3 +55,12 @@ async def drop_deleted_workspaces(
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DROP_AGAIN_SECONDS):
                 await changed.wait()
+
+
+async def drop_once(workspaces: WorkspaceList, holdings: Holdings) -> None:
+    """Drop what lies in deleted workspaces. Raises PeerUnavailable when it cannot be told which these are."""
+    hidden = workspaces.gone_ids
+    judgement = await workspaces.judge(await holdings.places())
+    if judgement.gone or judgement.adopted:
+        await holdings.settle(judgement)
+    workspaces.forget(hidden)

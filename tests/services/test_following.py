@@ -20,7 +20,7 @@ from services.access_control.store import WorkspaceStore
 from services.model_registry.store import ModelStores
 from services.runtime.following import Follower
 from services.runtime.server import GrpcServer
-from services.runtime.upkeep import drop_deleted_workspaces
+from services.runtime.upkeep import drop_deleted_workspaces, drop_once
 from services.runtime.workspaces import WorkspaceList
 from tests.stores import BOUND, Table, cancelled, model_stores, serving, until, workspace_store
 
@@ -183,7 +183,8 @@ async def test_a_workspace_that_the_list_has_not_heard_of_is_asked_for(tmp_path:
         await store.create(workspace("w1"))
         await listed.require("w1")
         await listed.require_listed("w1")
-        assert await listed.gone(["w1", "w2", "BAD"]) == {"w2", "BAD"}
+        judgement = await listed.judge([("w1", None), ("w2", None), ("BAD", None)])
+        assert judgement.gone == {("w2", None), ("BAD", None)}
 
 
 async def test_an_unknown_workspace_is_refused_in_the_words_of_the_contract(tmp_path: Path) -> None:
@@ -212,7 +213,7 @@ async def test_without_access_control_known_workspaces_go_on_and_others_are_unav
         with pytest.raises(PeerUnavailable):
             await listed.require("w1")
         with pytest.raises(PeerUnavailable):
-            await listed.gone(["w1"])
+            await listed.judge([("w1", None)])
 
 
 async def test_what_lies_in_a_deleted_workspace_is_dropped_and_nothing_else(tmp_path: Path) -> None:
@@ -223,7 +224,7 @@ async def test_what_lies_in_a_deleted_workspace_is_dropped_and_nothing_else(tmp_
         model_stores(tmp_path) as models,
         workspace_list(server.port, on_change=lambda _: changed.set()) as listed,
     ):
-        task = asyncio.create_task(drop_deleted_workspaces(listed, changed, dropping(models, listed)))
+        task = asyncio.create_task(drop_deleted_workspaces(listed, changed, models))
         await store.create(workspace("w1"))
         for owner in ("default", "w1"):
             await models.models.create(mpb.Model(workspace=owner, name="m1"))
@@ -242,16 +243,9 @@ async def test_what_lies_in_a_workspace_not_listed_yet_is_kept(tmp_path: Path) -
         await store.create(workspace("w1"))
         await models.models.create(mpb.Model(workspace="w1", name="m1"))
         await models.models.create(mpb.Model(workspace="w2", name="m2"))
-        await dropping(models, listed)(frozenset())
-        assert await models.workspaces() == {"w1"}
+        await drop_once(listed, models)
+        assert {workspace for workspace, _ in await models.places()} == {"w1"}
 
 
 async def only(models: ModelStores, workspaces: set[str]) -> bool:
-    return await models.workspaces() == workspaces
-
-
-def dropping(models: ModelStores, listed: WorkspaceList) -> Any:
-    async def drop(names: frozenset[str]) -> None:
-        await models.drop_workspaces(await listed.gone(await models.workspaces() - names))
-
-    return drop
+    return {workspace for workspace, _ in await models.places()} == workspaces

@@ -18,6 +18,7 @@ from junctor.v1 import watch_pb2
 from services.model_registry.store import ModelStores
 from services.model_registry.sync import ProviderSyncer
 from services.runtime.watch import Watcher
+from services.runtime.workspaces import Judgement
 from tests.stores import BOUND, model_stores
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -149,8 +150,8 @@ async def test_of_two_models_with_one_entity_the_first_counts(registry: Registry
 
 async def test_a_dropped_workspace_takes_the_links_of_its_providers_along(registry: Registry) -> None:
     await registry.sync("m1")
-    await registry.stores.drop_workspaces(frozenset(["w1"]))
-    assert await registry.stores.workspaces() == set()
+    await registry.stores.settle(Judgement(frozenset([("w1", None)]), {}))
+    assert await registry.stores.places() == set()
     await registry.sync("m1", provider_id="id-2")  # the workspace again, with another provider
     await registry.sync(provider_id="id-2", revision=2)
     assert not await registry.has_virtual("m1")
