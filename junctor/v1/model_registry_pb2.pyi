@@ -544,6 +544,7 @@ class SyncProviderRequest(_message.Message):
     PROVIDER_REVISION_FIELD_NUMBER: _builtins.int
     HOST_URL_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
+    SETTLED_FIELD_NUMBER: _builtins.int
     workspace: _builtins.str
     """The provider's workspace."""
     provider: _builtins.str
@@ -554,6 +555,10 @@ class SyncProviderRequest(_message.Message):
     """Revision of the provider that this set belongs to."""
     host_url: _builtins.str
     """The provider's base URL, for the api_endpoint of new entities."""
+    settled: _builtins.bool
+    """The same set was sent since the provider last changed: nothing older can be under way, so the receiver need not
+    remember the revision while the set is in force.
+    """
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___SyncedModel]:
         """The whole set; empty when the provider serves nothing or is gone."""
@@ -567,10 +572,11 @@ class SyncProviderRequest(_message.Message):
         provider_revision: _builtins.int = ...,
         host_url: _builtins.str = ...,
         models: _abc.Iterable[Global___SyncedModel] | None = ...,
+        settled: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_url", b"host_url", "models", b"models", "provider", b"provider", "provider_id", b"provider_id", "provider_revision", b"provider_revision", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_url", b"host_url", "models", b"models", "provider", b"provider", "provider_id", b"provider_id", "provider_revision", b"provider_revision", "settled", b"settled", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -1,10 +1,13 @@
 """SyncProvider: takes in the whole set of models that one provider serves, in one transaction.
 
 The set replaces the one before. Entities are created or linked, never deleted; an auto-provisioned virtual model
-lives as long as some provider serves its entity; a virtual model that a user made is left alone.
+lives as long as some provider serves its entity; a virtual model that a user made is left alone. A set that is in
+force already is only read: the same one comes with every discovery.
 """
 
 from __future__ import annotations
+
+import hashlib
 
 import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
@@ -29,23 +32,55 @@ class ProviderSyncer:
 
     def __init__(self, stores: ModelStores) -> None:
         self._stores = stores
+        self._settled: dict[str, tuple[int, str]] = {}
+        """Provider id → at which revision of the store its set was in force, and a digest of that set."""
 
     async def apply(self, request: pb.SyncProviderRequest, workspace_id: str = "") -> tuple[int, bool]:
         """Take in one set; returns the store's revision and whether the request was new enough to count.
 
         ``workspace_id`` as in :meth:`ResourceStore.claim`.
         """
+        now: dict[str, pb.SyncedModel] = {}
+        for model in request.models:
+            now.setdefault(model.entity, model)  # of two alike the first one counts
+        if request.settled and (revision := await self._in_force(request, now)) is not None:
+            return revision, True
+        self._settled.pop(request.provider_id, None)
         async with self._stores.models.transaction() as tx:
             if not await self._advance(tx, request):
                 return (await self._stores.feed.position(tx))[1], False
-            now: dict[str, pb.SyncedModel] = {}
-            for model in request.models:
-                now.setdefault(model.entity, model)  # of two alike the first one counts
             before = await self._served_by(tx, request.provider_id)
             await self._unlink(tx, request, sorted(before - now.keys()))
             await self._add_served(tx, request, sorted(now.keys() - before), workspace_id)
             await self._link(tx, request, now, workspace_id)
             return (await self._stores.feed.position(tx))[1], True
+
+    async def _in_force(self, request: pb.SyncProviderRequest, now: dict[str, pb.SyncedModel]) -> int | None:
+        """Return the store's revision if there is nothing to write for a set; None: there may be."""
+        digest = _digest(request)
+        async with self._stores.feed.database.read() as tx:
+            revision = (await self._stores.feed.position(tx))[1]
+            if self._settled.get(request.provider_id) != (revision, digest) and not await self._is_there(
+                tx, request, now
+            ):
+                return None
+        self._settled[request.provider_id] = (revision, digest)
+        return revision
+
+    async def _is_there(
+        self, tx: AsyncConnection, request: pb.SyncProviderRequest, now: dict[str, pb.SyncedModel]
+    ) -> bool:
+        seen = sa.select(SYNCS.c.revision).where(SYNCS.c.provider_id == request.provider_id)
+        newest = (await tx.execute(seen)).scalar()
+        if newest is None or newest > request.provider_revision:
+            return False
+        if await self._served_by(tx, request.provider_id) != now.keys():
+            return False
+        models = await self._stores.models.find_all(tx, request.workspace, list(now))
+        virtual_models = await self._stores.virtual_models.find_all(tx, request.workspace, list(now))
+        return models.keys() == virtual_models.keys() == now.keys() and all(
+            _is_filled(model, request) for model in models.values()
+        )
 
     async def _advance(self, tx: AsyncConnection, request: pb.SyncProviderRequest) -> bool:
         """Note the provider's revision; False if a newer one was seen."""
@@ -140,6 +175,19 @@ def _fill(model: pb.Model, request: pb.SyncProviderRequest, synced: pb.SyncedMod
         model.api_endpoint.CopyFrom(pb.ApiEndpoint(url=request.host_url, model_id=synced.entity, format="openai"))
     if not model.backend_format:
         model.backend_format = synced.backend_format
+
+
+def _is_filled(model: pb.Model, request: pb.SyncProviderRequest) -> bool:
+    """Tell whether :func:`_fill` would change nothing."""
+    linked = names.join(request.workspace, request.provider) in model.model_providers
+    return linked and model.HasField("api_endpoint") and bool(model.backend_format)
+
+
+def _digest(request: pb.SyncProviderRequest) -> str:
+    of_set = pb.SyncProviderRequest(
+        workspace=request.workspace, provider=request.provider, host_url=request.host_url, models=request.models
+    )
+    return hashlib.sha256(of_set.SerializeToString(deterministic=True)).hexdigest()
 
 
 def _remove_provider(model: pb.Model, reference: str) -> None:

@@ -28,7 +28,8 @@ from services.provider_registry.discovery_rules import (
     serve,
     status_after_failure,
 )
-from services.provider_registry.schedule import Claim, now_microseconds
+from services.provider_registry.outcomes import Recorder
+from services.provider_registry.schedule import Claim, Outcome, now_microseconds
 from services.provider_registry.secret_store import SecretStore
 from services.provider_registry.secrets import ValueUnreadable
 from services.provider_registry.store import ProviderStore
@@ -50,7 +51,7 @@ class Pace:
     """Factor on the waits after a failure."""
     grace: float = GRACE_SECONDS
     lost: float = LOST_SECONDS
-    concurrency: int = 16
+    concurrency: int = 32
     """Attempts at a time."""
 
 
@@ -59,6 +60,32 @@ Models = tuple[tuple[str, str], ...]
 
 class _Waiting(Exception):
     """The provider lacks something that somebody must do first; the text says what."""
+
+
+@dataclass(frozen=True, slots=True)
+class _New:
+    """What an attempt says of a provider; ``models`` as (entity, upstream id), None: nothing is known of them."""
+
+    status: pb.ProviderStatus.ValueType
+    message: str
+    models: Models | None = None
+
+    def put(self, provider: pb.Provider) -> None:
+        provider.status = self.status
+        provider.status_message = self.message
+        if self.models is not None:
+            del provider.served_models[:]
+            provider.served_models.extend(self._served(provider.workspace))
+
+    def is_in(self, provider: pb.Provider) -> bool:
+        says = (provider.status, provider.status_message) == (self.status, self.message)
+        return says and (self.models is None or list(provider.served_models) == self._served(provider.workspace))
+
+    def _served(self, workspace: str) -> list[pb.ServedModelMapping]:
+        return [
+            pb.ServedModelMapping(model_entity_id=names.join(workspace, entity), served_model_name=upstream)
+            for entity, upstream in self.models or ()
+        ]
 
 
 @dataclass(slots=True)
@@ -70,20 +97,8 @@ class _Current:
     store: ProviderStore
     written: bool = False
 
-    async def write(self, status: pb.ProviderStatus.ValueType, message: str, models: Models | None = None) -> None:
-        """Set status and message, and the served (entity, upstream id) if given."""
-
-        def change(provider: pb.Provider) -> None:
-            provider.status = status
-            provider.status_message = message
-            if models is not None:
-                del provider.served_models[:]
-            for entity, upstream in models or ():
-                provider.served_models.add(
-                    model_entity_id=names.join(provider.workspace, entity), served_model_name=upstream
-                )
-
-        put = await self.store.put_status(self.tx, self.provider, change)
+    async def write(self, new: _New) -> None:
+        put = await self.store.put_status(self.tx, self.provider, new.put)
         self.written = put != self.provider
 
 
@@ -100,6 +115,7 @@ class Attempts:
         self._sync = sync
         self._pace = pace
         self._started = now_microseconds()
+        self._recorder = Recorder(providers.schedule, providers.feed)
 
     async def run(self, claim: Claim) -> None:
         """Discover one claimed provider and give it back."""
@@ -113,12 +129,12 @@ class Attempts:
         try:
             served = await self._ask(provider)
         except _Waiting as waiting:
-            await self._wait_for_somebody(claim, str(waiting))
+            await self._wait_for_somebody(claim, provider, str(waiting))
         except DiscoveryFailed as failure:
-            await self._failed(claim, tried_at, str(failure))
+            await self._failed(claim, tried_at, provider, str(failure))
         except Exception:  # noqa: BLE001 - one odd provider must not look as if nobody had tried it
             _log.exception("discovery of a provider broke", extra=_named(claim))
-            await self._failed(claim, tried_at, "a fault of junctor itself, which is in its log")
+            await self._failed(claim, tried_at, provider, "a fault of junctor itself, which is in its log")
         else:
             await self._found(claim, tried_at, provider, served)
 
@@ -149,36 +165,30 @@ class Attempts:
     # -- its three ends
 
     async def _found(self, claim: Claim, tried_at: int, provider: pb.Provider, served: Served) -> None:
+        new = _New(pb.PROVIDER_STATUS_READY, served.message, served.models)
         try:
-            applied = await self._sync.put(provider, claim.ticket, served.models)
+            settled = _is_settled(claim) and new.is_in(provider)
+            applied = await self._sync.put(provider, claim.ticket, served.models, settled=settled)
         except JunctorError as error:
             _log.warning(
                 "the model registry could not be told what a provider serves, will retry",
                 extra=_named(claim) | {"reason": error.reason},
             )
             applied = False
-        async with self._unless_overtaken(claim) as current:
-            if current is None:
-                return
-            if not applied:
-                again = min(0.5 * 2.0 ** min(claim.failures, 10), _LAST_SYNC_RETRY) * self._pace.retry
-                await self._give_back(current.tx, claim, tried_at, seconds=again, failures=claim.failures + 1)
-                return
-            await current.write(pb.PROVIDER_STATUS_READY, served.message, served.models)
-            await self._give_back(current.tx, claim, tried_at, seconds=self._pace.interval, failures=0, held=False)
+        if applied:
+            outcome = _outcome(claim, tried_at, seconds=self._pace.interval, failures=0, held=False)
+            await self._end(provider, outcome, new)
+        else:
+            again = min(0.5 * 2.0 ** min(claim.failures, 10), _LAST_SYNC_RETRY) * self._pace.retry
+            await self._end(provider, _outcome(claim, tried_at, seconds=again, failures=claim.failures + 1), None)
 
-    async def _failed(self, claim: Claim, tried_at: int, why: str) -> None:
+    async def _failed(self, claim: Claim, tried_at: int, provider: pb.Provider, why: str) -> None:
         failures = claim.failures + 1
-        async with self._unless_overtaken(claim) as current:
-            if current is None:
-                return
-            provider = current.provider
-            ready = provider.status == pb.PROVIDER_STATUS_READY
-            if not ready and not claim.held:
-                status = self._status_after_failure(claim, provider)
-                await current.write(status, f"Provider discovery failed: {why}")
-            again = self._pace.interval if ready else retry_seconds(failures) * self._pace.retry
-            await self._give_back(current.tx, claim, tried_at, seconds=again, failures=failures)
+        ready = provider.status == pb.PROVIDER_STATUS_READY
+        again = self._pace.interval if ready else retry_seconds(failures) * self._pace.retry
+        new = _New(self._status_after_failure(claim, provider), f"Provider discovery failed: {why}")
+        outcome = _outcome(claim, tried_at, seconds=again, failures=failures)
+        await self._end(provider, outcome, None if ready or claim.held else new)
         _log.info("discovery of a provider failed", extra=_named(claim) | {"why": why, "failures": failures})
 
     def _status_after_failure(self, claim: Claim, provider: pb.Provider) -> pb.ProviderStatus.ValueType:
@@ -191,12 +201,22 @@ class Attempts:
             lost_seconds=self._pace.lost,
         )
 
-    async def _wait_for_somebody(self, claim: Claim, message: str) -> None:
-        async with self._unless_overtaken(claim) as current:
-            if current is None:
-                return
-            await current.write(pb.PROVIDER_STATUS_PENDING, message)
-            await self._give_back(current.tx, claim, None, seconds=self._pace.interval, failures=0)
+    async def _wait_for_somebody(self, claim: Claim, provider: pb.Provider, message: str) -> None:
+        outcome = _outcome(claim, None, seconds=self._pace.interval, failures=0)
+        await self._end(provider, outcome, _New(pb.PROVIDER_STATUS_PENDING, message))
+
+    async def _end(self, known: pb.Provider, outcome: Outcome, new: _New | None) -> None:
+        """Give the claim back and write what is ``new`` to the provider, which was ``known`` when it was claimed.
+
+        Whatever of this changes afterwards takes a new ticket, and then neither is written.
+        """
+        if new is None or new.is_in(known):
+            await self._recorder.record(outcome)
+            return
+        async with self._unless_overtaken(outcome.claim) as current:
+            if current is not None:
+                await current.write(new)
+                await self._schedule.finish_all(current.tx, [outcome])
 
     @asynccontextmanager
     async def _unless_overtaken(self, claim: Claim) -> AsyncIterator[_Current | None]:
@@ -215,28 +235,29 @@ class Attempts:
         if current is not None and current.written:
             self._providers.feed.committed(tx)
 
-    async def _give_back(
-        self,
-        tx: AsyncConnection,
-        claim: Claim,
-        tried_at: int | None,
-        *,
-        seconds: float,
-        failures: int,
-        held: bool | None = None,
-    ) -> None:
-        """Plan the next attempt ``seconds`` after the start of this one, give or take a tenth."""
-        now = now_microseconds()
-        start = now if tried_at is None else tried_at
-        jittered = seconds * random.uniform(0.9, 1.1)  # noqa: S311 - spreads load, protects nothing
-        await self._schedule.finish(
-            tx,
-            claim,
-            tried_at=tried_at,
-            next_attempt=max(start + int(jittered * 1e6), now + int(min(seconds, 1.0) * 5e5)),
-            failures=failures,
-            held=claim.held if held is None else held,
-        )
+
+def _outcome(claim: Claim, tried_at: int | None, *, seconds: float, failures: int, held: bool | None = None) -> Outcome:
+    """Plan the next attempt ``seconds`` after the start of this one, give or take a tenth."""
+    now = now_microseconds()
+    start = now if tried_at is None else tried_at
+    jittered = seconds * random.uniform(0.9, 1.1)  # noqa: S311 - spreads load, protects nothing
+    return Outcome(
+        claim,
+        tried_at=tried_at,
+        next_attempt=max(start + int(jittered * 1e6), now + int(min(seconds, 1.0) * 5e5)),
+        failures=failures,
+        held=claim.held if held is None else held,
+    )
+
+
+def _is_settled(claim: Claim) -> bool:
+    """Tell whether an attempt that began after the last change has succeeded, the latest one that ended."""
+    return (
+        claim.failures == 0
+        and not claim.held
+        and claim.last_attempt is not None
+        and claim.last_attempt >= claim.changed_at
+    )
 
 
 def _named(claim: Claim) -> dict[str, object]:

@@ -1,6 +1,7 @@
 """The loop of discovery: claims due providers, so that one process at a time works on each, and tries them.
 
-Every attempt is a task of its own, bounded in number. The loop is woken by every change of the store.
+Every attempt is a task of its own, bounded in number. The loop is woken by every change of the store; what is due
+without one is claimed in rounds, so that many providers take few transactions.
 """
 
 from __future__ import annotations
@@ -11,12 +12,16 @@ import secrets
 
 from services.provider_registry.attempt import Attempts
 from services.provider_registry.discovery_client import FETCH_TIMEOUT
-from services.provider_registry.schedule import Schedule, now_microseconds
+from services.provider_registry.schedule import Claim, Schedule, now_microseconds
 from services.runtime.changes import Feed
 from services.runtime.tasks import Tasks
 
 _LEASE_SECONDS = 2 * FETCH_TIMEOUT
 """An attempt takes at most the time to fetch, to reach the model registry (2 s) and to sync (5 s)."""
+_ROUND_SECONDS = 0.2
+"""Pause between two claims."""
+_RETRY_SHARE = 0.5
+"""Of the attempts at a time, for providers that failed before: each may last as long as the time-out."""
 _LOOK_SECONDS = 5.0
 """How often the schedule is looked at unasked: another replica may have written without waking this one."""
 
@@ -35,6 +40,7 @@ class Discovery:
         self._holder = secrets.token_hex(8)
         self._tasks = Tasks("discovery")
         self._running = 0
+        self._retrying = 0
 
     async def run(self) -> None:
         """Discover until cancelled."""
@@ -44,33 +50,42 @@ class Discovery:
         try:
             while True:
                 wake.clear()
-                await self._wait(wake, await self._round(wake))
+                await self._wait(wake, await self._round())
         finally:
             self._feed.unsubscribe(wake)
             await self._tasks.stop()
             await self._schedule.release(self._holder)
 
-    async def _round(self, wake: asyncio.Event) -> float:
+    async def _round(self) -> float:
         """Start what is due; return how many seconds there is nothing to do."""
         free = self._concurrency - self._running
+        retries = max(int(self._concurrency * _RETRY_SHARE), 1) - self._retrying
         if free <= 0:
-            return _LOOK_SECONDS
+            return _ROUND_SECONDS
         try:
-            due = await self._schedule.next_due()
+            due = await self._schedule.next_due(retries=retries > 0)
             if due is None or due > now_microseconds():
-                return _LOOK_SECONDS if due is None else (due - now_microseconds()) / 1e6
-            claims = await self._schedule.claim(self._holder, limit=free, lease=int(_LEASE_SECONDS * 1e6))
+                wait = _LOOK_SECONDS if due is None else (due - now_microseconds()) / 1e6
+                return wait if retries > 0 else min(wait, _ROUND_SECONDS)
+            claims = await self._schedule.claim(
+                self._holder, limit=free, lease=int(_LEASE_SECONDS * 1e6), retries=retries
+            )
         except Exception:  # noqa: BLE001 - the store may be away for a moment
             _log.exception("could not read the discovery schedule")
             return 1.0
+        self._running += len(claims)
+        self._retrying += sum(claim.failures > 0 for claim in claims)
         for claim in claims:
-            self._running += 1
-            self._tasks.start(self._attempts.run(claim)).add_done_callback(lambda _: self._freed(wake))
-        return 0.0 if claims else 0.05  # another replica was faster
+            self._tasks.start(self._attempt(claim))
+        return _ROUND_SECONDS if claims else 0.05  # another replica was faster
 
-    def _freed(self, wake: asyncio.Event) -> None:
-        self._running -= 1
-        wake.set()
+    async def _attempt(self, claim: Claim) -> None:
+        retry = claim.failures > 0
+        try:
+            await self._attempts.run(claim)
+        finally:
+            self._running -= 1
+            self._retrying -= retry
 
     async def _wait(self, wake: asyncio.Event, seconds: float) -> None:
         try:

@@ -61,6 +61,19 @@ class Claim:
     """Attempts in a row that failed before this one."""
     held: bool
     """Its status was set by hand: only a success may replace it."""
+    last_attempt: int | None = None
+    """When an attempt last began that came to an end; None: never."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """How a claimed provider is given back. ``tried_at`` None: it was not tried."""
+
+    claim: Claim
+    tried_at: int | None
+    next_attempt: int
+    failures: int
+    held: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +109,8 @@ class Schedule:
 
     def __init__(self, database: Database) -> None:
         self._database = database
+        self.burials = 0
+        """Tombstones that this process has set, or tried to."""
 
     async def add(self, tx: AsyncConnection, provider: pb.Provider) -> None:
         """Begin to discover a new provider, at once."""
@@ -153,6 +168,7 @@ class Schedule:
     async def bury(self, tx: AsyncConnection, provider: pb.Provider) -> None:
         """Replace a provider's row by a tombstone."""
         now = now_microseconds()
+        self.burials += 1
         ticket = await self.draw(tx, provider.id, not_before=now)
         await tx.execute(sa.delete(DISCOVERY).where(DISCOVERY.c.provider_id == provider.id))
         await tx.execute(
@@ -173,28 +189,27 @@ class Schedule:
 
     # -- the worker's side
 
-    async def next_due(self) -> int | None:
-        """Return when the next provider is free and due; None when there is no provider."""
+    async def next_due(self, *, retries: bool = True) -> int | None:
+        """Return when the next provider is free and due; None when there is none. ``retries``: after failures, too."""
         free = sa.case(
             (DISCOVERY.c.next_attempt > DISCOVERY.c.lease_until, DISCOVERY.c.next_attempt),
             else_=DISCOVERY.c.lease_until,
         )
+        which = sa.true() if retries else DISCOVERY.c.failures == 0
         async with self._database.read() as tx:
-            due = (await tx.execute(sa.select(sa.func.min(free)))).scalar()
+            due = (await tx.execute(sa.select(sa.func.min(free)).where(which))).scalar()
         return None if due is None else int(due)
 
-    async def claim(self, holder: str, *, limit: int, lease: int) -> list[Claim]:
-        """Take up to ``limit`` due providers for ``lease`` microseconds; no other process gets them meanwhile."""
+    async def claim(self, holder: str, *, limit: int, lease: int, retries: int | None = None) -> list[Claim]:
+        """Take up to ``limit`` due providers for ``lease`` microseconds; no other process gets them meanwhile.
+
+        At most ``retries`` of them have failed before: providers that are away must not keep the others waiting.
+        """
         now = now_microseconds()
-        due = (
-            sa.select(DISCOVERY.c.provider_id)
-            .where(DISCOVERY.c.next_attempt <= now, DISCOVERY.c.lease_until <= now)
-            .order_by(DISCOVERY.c.next_attempt)
-            .limit(limit)
-            .with_for_update(skip_locked=True)
-        )
         async with self._database.write() as tx:
-            ids = list((await tx.execute(due)).scalars())
+            ids = await self._due(tx, now, DISCOVERY.c.failures == 0, limit)
+            most = limit - len(ids) if retries is None else min(limit - len(ids), retries)
+            ids += await self._due(tx, now, DISCOVERY.c.failures > 0, most)
             taken = (
                 sa.update(DISCOVERY)
                 .where(DISCOVERY.c.provider_id.in_(ids))
@@ -202,7 +217,20 @@ class Schedule:
                 .returning(DISCOVERY)
             )
             rows = (await tx.execute(taken)).all() if ids else []
-        return [Claim(r.provider_id, r.workspace, r.name, r.ticket, r.changed_at, r.failures, r.held) for r in rows]
+        return [
+            Claim(r.provider_id, r.workspace, r.name, r.ticket, r.changed_at, r.failures, r.held, r.last_attempt)
+            for r in rows
+        ]
+
+    async def _due(self, tx: AsyncConnection, now: int, which: sa.ColumnElement[bool], limit: int) -> list[str]:
+        due = (
+            sa.select(DISCOVERY.c.provider_id)
+            .where(DISCOVERY.c.next_attempt <= now, DISCOVERY.c.lease_until <= now, which)
+            .order_by(DISCOVERY.c.next_attempt)
+            .limit(limit)
+            .with_for_update(skip_locked=True)
+        )
+        return list((await tx.execute(due)).scalars()) if limit > 0 else []
 
     async def is_current(self, tx: AsyncConnection, claim: Claim) -> bool:
         """Tell whether nothing has happened to a claimed provider since it was claimed."""
@@ -210,20 +238,25 @@ class Schedule:
         statement = sa.select(DISCOVERY.c.ticket).where(DISCOVERY.c.provider_id == claim.provider_id).with_for_update()
         return (await tx.execute(statement)).scalar() == claim.ticket
 
-    async def finish(
-        self,
-        tx: AsyncConnection,
-        claim: Claim,
-        *,
-        tried_at: int | None,
-        next_attempt: int,
-        failures: int,
-        held: bool,
-    ) -> None:
-        """Give a claimed provider back. ``tried_at`` None: it was not tried."""
-        tried = {} if tried_at is None else {"last_attempt": tried_at}
-        mine = sa.and_(DISCOVERY.c.provider_id == claim.provider_id, DISCOVERY.c.ticket == claim.ticket)
-        await self._set(tx, mine, next_attempt=next_attempt, failures=failures, held=held, **tried, **_UNLEASED)
+    async def finish_all(self, tx: AsyncConnection, outcomes: Sequence[Outcome]) -> None:
+        """Give claimed providers back; those to which something has happened meanwhile stay as they are."""
+        this = DISCOVERY.c.provider_id == sa.bindparam("of_id")
+        current = DISCOVERY.c.ticket == sa.bindparam("of_ticket")
+        tried = sa.func.coalesce(sa.bindparam("tried_at", type_=sa.BigInteger), DISCOVERY.c.last_attempt)
+        changed = ("next_attempt", "failures", "held")
+        rows = [
+            {
+                "of_id": outcome.claim.provider_id,
+                "of_ticket": outcome.claim.ticket,
+                "tried_at": outcome.tried_at,
+                "new_next_attempt": outcome.next_attempt,
+                "new_failures": outcome.failures,
+                "new_held": outcome.held,
+            }
+            for outcome in outcomes
+        ]
+        values = {name: sa.bindparam(f"new_{name}") for name in changed} | {"last_attempt": tried, **_UNLEASED}
+        await tx.execute(sa.update(DISCOVERY).where(this, current).values(values), rows)
 
     async def release(self, holder: str | None) -> None:
         """End the leases of ``holder``; of everybody with None, when no other process can have any."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Iterable
 
@@ -20,6 +21,8 @@ SYNC_TIMEOUT = 5.0
 _BATCH = 100
 _FIRST_RETRY = 0.2
 _LAST_RETRY = 5.0
+_LOOK_SECONDS = 60.0
+"""How often tombstones are looked for unasked: a replica may have ended before it worked its own off."""
 
 _log = logging.getLogger(__name__)
 
@@ -32,9 +35,12 @@ class ModelSync:
         self._peer = model_registry
         self._stub = model_registry_pb2_grpc.ProviderSyncStub(model_registry.channel)
 
-    async def put(self, provider: providers_pb.Provider, ticket: int, models: Iterable[tuple[str, str]]) -> bool:
+    async def put(
+        self, provider: providers_pb.Provider, ticket: int, models: Iterable[tuple[str, str]], *, settled: bool = False
+    ) -> bool:
         """Replace the set of (entity name, upstream id) that a provider serves.
 
+        ``settled``: the same set was put since the provider last changed, so nothing older can be under way.
         False: a newer ticket was there before. Raises the model registry's error, or PeerUnavailable.
         """
         request = pb.SyncProviderRequest(
@@ -43,6 +49,7 @@ class ModelSync:
             provider_id=provider.id,
             provider_revision=ticket,
             host_url=provider.host_url,
+            settled=settled,
             models=[
                 pb.SyncedModel(entity=entity, upstream_id=upstream, backend_format=backend_format(upstream))
                 for entity, upstream in models
@@ -73,14 +80,24 @@ async def clear_tombstones(schedule: Schedule, feed: Feed, sync: ModelSync) -> N
     try:
         while True:
             waiter.clear()
+            burials = schedule.burials
             if await _work_off(schedule, sync):
                 retry = _FIRST_RETRY
-                await waiter.wait()
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout(_LOOK_SECONDS):
+                        await _next_burial(schedule, burials, waiter)
             else:
                 await asyncio.sleep(retry)
                 retry = min(2 * retry, _LAST_RETRY)
     finally:
         feed.unsubscribe(waiter)
+
+
+async def _next_burial(schedule: Schedule, before: int, waiter: asyncio.Event) -> None:
+    while schedule.burials == before or not waiter.is_set():  # set by the commit, which comes after the burial
+        await waiter.wait()
+        if schedule.burials == before:
+            waiter.clear()
 
 
 async def _work_off(schedule: Schedule, sync: ModelSync) -> bool:

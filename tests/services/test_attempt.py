@@ -35,7 +35,11 @@ class Lister:
 class Sync:
     """Takes everything."""
 
-    async def put(self, provider, ticket, models):
+    def __init__(self):
+        self.settled = []
+
+    async def put(self, provider, ticket, models, *, settled):
+        self.settled.append(settled)
         return True
 
 

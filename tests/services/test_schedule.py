@@ -4,7 +4,7 @@ import pytest
 import pytest_asyncio
 
 from junctor.v1 import provider_registry_pb2 as pb
-from services.provider_registry.schedule import DISCOVERY, Schedule, now_microseconds
+from services.provider_registry.schedule import DISCOVERY, Outcome, Schedule, now_microseconds
 from services.provider_registry.store import MIGRATIONS, ProviderStore
 from services.runtime.changes import Feed
 from tests.stores import open_store
@@ -29,7 +29,7 @@ async def finish(store, claim, **changes):
     values = {"tried_at": now_microseconds(), "next_attempt": now_microseconds() + LONG, "failures": 0, "held": False}
     async with store.transaction() as tx:
         current = await store.schedule.is_current(tx, claim)
-        await store.schedule.finish(tx, claim, **(values | changes))
+        await store.schedule.finish_all(tx, [Outcome(claim, **(values | changes))])
     return current
 
 
