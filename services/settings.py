@@ -360,7 +360,7 @@ def _toml(value: Any, redact: bool) -> str:
     if isinstance(value, bool | int | float):
         return str(value).lower()
     if isinstance(value, Proxy):
-        value = str(value) if redact else value.reveal()
+        return json.dumps(str(value) if redact else value.reveal())
     if isinstance(value, tuple):
         return json.dumps(value)
     if isinstance(value, frozenset):
