@@ -110,7 +110,7 @@ class Link:
         self._server = server
         self._listener: asyncio.Server | None = None
         self._port = 0
-        self._pumps: set[asyncio.Task[None]] = set()
+        self._connections: set[asyncio.Task[None]] = set()
         self._passing = asyncio.Event()
         self._passing.set()
 
@@ -130,36 +130,44 @@ class Link:
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-        for pump in list(self._pumps):
-            pump.cancel()
-        await asyncio.gather(*self._pumps, return_exceptions=True)
+        await asyncio.sleep(0)  # one that was taken a moment ago begins, and finds no listener
+        for connection in self._connections:
+            connection.cancel()
+        await asyncio.gather(*self._connections, return_exceptions=True)
 
     def silence(self) -> None:
         """Keep every connection and take new ones, but let nothing pass, as a network does that lost its way."""
         self._passing.clear()
 
     async def _accepted(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        me = asyncio.current_task()
+        assert me is not None
+        self._connections.add(me)
         try:
-            far_reader, far_writer = await asyncio.open_unix_connection(str(self._server.socket))
-        except OSError:
-            writer.transport.abort()
-            return
-        pumps = [self._pump(reader, far_writer), self._pump(far_reader, writer)]
-        for work in pumps:
-            task = asyncio.create_task(work)
-            self._pumps.add(task)
-            task.add_done_callback(self._pumps.discard)
-
-    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        try:
-            while data := await reader.read(65536):
-                await self._passing.wait()
-                writer.write(data)
-                await writer.drain()
-        except OSError:
+            if self._listener is not None:
+                await self._joined(reader, writer)
+        except (OSError, asyncio.CancelledError):
             pass
         finally:
             writer.transport.abort()
+            self._connections.discard(me)
+
+    async def _joined(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        far_reader, far_writer = await asyncio.open_unix_connection(str(self._server.socket))
+        pumps = [asyncio.create_task(self._pump(*ends)) for ends in ((reader, far_writer), (far_reader, writer))]
+        try:
+            await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            far_writer.transport.abort()
+
+    async def _pump(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while data := await reader.read(65536):
+            await self._passing.wait()
+            writer.write(data)
+            await writer.drain()
 
 
 @asynccontextmanager
