@@ -27,9 +27,8 @@ class InferenceCycle(HttpSink):
 
     __slots__ = ("body", "disconnected", "message_event", "more_body", "pieces", "response_started", "task")
 
-    def __init__(self, connection: Connection, call: Call, head: RequestHead) -> None:
-        started = perf_counter()
-        super().__init__(connection, call, minor=head.minor, keep_alive=head.keep_alive, started=started)
+    def __init__(self, connection: Connection, call: Call, head: RequestHead, *, keep_alive: bool) -> None:
+        super().__init__(connection, call, minor=head.minor, keep_alive=keep_alive, started=perf_counter())
         self.body = b""
         self.pieces: list[bytes] = []
         """Body bytes in the order of their arrival, until the call is made of them."""

@@ -21,6 +21,7 @@ from gateway_http import errors, paths
 from gateway_http.body import ChunkedBody
 from gateway_http.cycle import InferenceCycle, Shared
 from gateway_http.http_sink import encode_answer
+from gateway_http.known_heads import KnownHeads
 from gateway_http.limits import Refused, RequestHead, Seen, judge_part, read_head
 from gateway_http.options import EdgeOptions, describe
 from gateway_http.watch import NEVER
@@ -60,6 +61,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._searched = 0
         """How far ``_rest`` was looked through for the end of a head."""
         self._seen: Seen = {}
+        self._known = KnownHeads()
         self._left = 0
         """Bytes of a body of known length still to come."""
         self._chunks: ChunkedBody | None = None
@@ -84,6 +86,7 @@ class EdgeProtocol(HttpToolsProtocol):
         super().connection_lost(exc)
         if cycle is not None and cycle.task is not None:
             cycle.task.cancel()
+            cycle.task.add_done_callback(self.tasks.discard)  # a task that had not begun never comes to its end
 
     def part(self) -> None:
         """Begin to drain: the next request is answered, and is the last one."""
@@ -186,20 +189,27 @@ class EdgeProtocol(HttpToolsProtocol):
             self._judge_part()
             return len(data)
         self._clear_wait()
-        head = read_head(data[position:found], self.limits, self._seen)
-        if self._parting:
-            head.keep_alive = False
-        path, _, query = head.target.partition(b"?")
+        block = data[position:found]
+        known = self._known.find(block)
+        head = read_head(block, self.limits, self._seen) if known is None else known[0]
         try:
-            call = paths.match(head.method, path, self.options.default_workspace)
+            call = self._call_of(block, head) if known is None else known[1]
             if call is not None:
-                call.query = query
                 describe(call, head.special, self.options)
         except JunctorError as error:
             return self._answer_early(errors.to_response(error), head, data, found + 4)
         if call is None:
             return self._begin_other(head, data, position, found + 4)
         return self._begin_mine(call, head, data, found + 4)
+
+    def _call_of(self, block: bytes, head: RequestHead) -> Call | None:
+        path, _, query = head.target.partition(b"?")
+        call = paths.match(head.method, path, self.options.default_workspace)
+        if call is not None:
+            call.query = query
+            if head.method in paths.METHODS:
+                self._known.keep(block, head, call)
+        return call
 
     def _begin_mine(self, call: Call, head: RequestHead, data: bytes, position: int) -> int:
         if head.method not in paths.METHODS:
@@ -208,7 +218,7 @@ class EdgeProtocol(HttpToolsProtocol):
             return self._answer_early(response, head, data, position)
         self._expect_body(head, self.limits.body, keep=True)
         call.headers = head.headers
-        cycle = InferenceCycle(self, call, head)
+        cycle = InferenceCycle(self, call, head, keep_alive=head.keep_alive and not self._parting)
         self._mine = self.cycle = cycle  # type: ignore[assignment]
         if head.length == 0:
             self._invoke(cycle)
@@ -228,8 +238,7 @@ class EdgeProtocol(HttpToolsProtocol):
         cycle.started = perf_counter()
         task = self.loop.create_task(self._serve(cycle))
         cycle.task = task
-        self.tasks.add(task)
-        task.add_done_callback(self.tasks.discard)
+        self.tasks.add(task)  # and out of it in the task's own end: a callback would be one more turn of the loop
 
     async def _serve(self, cycle: InferenceCycle) -> None:
         REQUEST_ID.set(cycle.call.request_id)  # the task's own context: ends with it
@@ -247,7 +256,12 @@ class EdgeProtocol(HttpToolsProtocol):
             _log.exception("inference call failed", extra={"request_id": cycle.call.request_id})
             cycle.fail(InternalError("Internal error"))
         finally:
-            cycle.task = None
+            self._forget(cycle)
+
+    def _forget(self, cycle: InferenceCycle) -> None:
+        task, cycle.task = cycle.task, None
+        if task is not None:
+            self.tasks.discard(task)
 
     def _begin_other(self, head: RequestHead, data: bytes, start: int, position: int) -> int:
         self._expect_body(head, self.limits.other_body, keep=False)
@@ -340,7 +354,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _answer_early(self, response: errors.Response, head: RequestHead, data: bytes, position: int) -> int:
         """Answer a request that gets no further than its head; with a body behind it the connection ends."""
-        keep_alive = head.keep_alive and head.length == 0
+        keep_alive = head.keep_alive and head.length == 0 and not self._parting
         self._write(response, keep_alive=keep_alive, bodiless=head.method == b"HEAD")
         if not keep_alive:
             self._linger()

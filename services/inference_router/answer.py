@@ -13,7 +13,7 @@ from typing import Protocol
 
 from junctor.errors import UpstreamInvalid
 from services.inference_router.decoding import DECODABLE, Decoder, decode_at_most
-from services.inference_router.headers import response_headers
+from services.inference_router.headers import field_of, response_headers
 from services.inference_router.rewrite import WHOLE_LIMIT, JsonModelRewriter
 from services.inference_router.sse import SseRewriter
 from services.inference_router.usage import read_usage
@@ -155,15 +155,12 @@ class Answer:
 
     def usage(self) -> Usage | None:
         """Return the tokens that the provider reported, as far as they were seen."""
-        rewriter = self._rewriter
-        if isinstance(rewriter, SseRewriter):
-            return rewriter.usage
-        return read_usage(rewriter.usage_source) if rewriter is not None else None
+        return None if self._rewriter is None else self._rewriter.usage
 
     # -- within
 
     def _open(self, status: int, headers: Headers, length: int | None, transfer: Transfer) -> None:
-        kind = _field(headers, b"content-type")
+        kind = field_of(headers, b"content-type")
         stream = kind[:17].lower() == b"text/event-stream"
         coding = b"" if status in _BODYLESS or length == 0 else _coding(headers)
         reads = bool(self._shown)
@@ -292,18 +289,11 @@ class _JsonWatcher:
         return b""
 
     @property
-    def usage_source(self) -> bytes:
-        """The whole answer; empty if it was too large."""
-        return b"".join(self._kept) if self._size <= WHOLE_LIMIT else b""
-
-
-def _field(headers: Headers, name: bytes) -> bytes:
-    for key, value in headers:
-        if key == name:
-            return value
-    return b""
+    def usage(self) -> Usage | None:
+        """What the provider reported, unless the answer was too large to be kept."""
+        return read_usage(b"".join(self._kept)) if self._size <= WHOLE_LIMIT else None
 
 
 def _coding(headers: Headers) -> bytes:
-    coding = _field(headers, b"content-encoding").strip().lower()
+    coding = field_of(headers, b"content-encoding").strip().lower()
     return b"" if coding == b"identity" else coding

@@ -7,8 +7,10 @@ and the total timer. After that nothing is spliced in: the answer ends with a tr
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter  # the time of uvloop's loop moves once a turn, by whole milliseconds
+
+import msgspec
 
 from junctor import errors
 from junctor.errors import JunctorError
@@ -210,7 +212,7 @@ class Attempts:
     def _deliver(self, given: Answer) -> Outcome:
         """Pass on an error that was an answer."""
         used = given.attempts - 1
-        self._done[used] = replace(self._done[used], failure="")
+        self._done[used] = msgspec.structs.replace(self._done[used], failure="")
         self._current = given
         given.deliver_error(attempts=len(self._done))
         if self.outcome is None:
@@ -247,13 +249,15 @@ class Attempts:
     def _outcome(self, verdict: Verdict, error: JunctorError | None) -> Outcome:
         if self._current is not None:
             self._record(self._current, None)
+        done = self._done
+        upstream = done[0].milliseconds if len(done) == 1 else sum([attempt.milliseconds for attempt in done])
         return Outcome(
-            verdict=verdict,
-            error=error,
-            attempts=tuple(self._done),
-            usage=self._current.usage() if self._current else None,
-            upstream_seconds=sum(attempt.milliseconds for attempt in self._done) / 1000,
-            total_seconds=perf_counter() - self._started,
+            verdict,
+            error,
+            tuple(done),
+            self._current.usage() if self._current else None,
+            upstream / 1000,
+            perf_counter() - self._started,
         )
 
 

@@ -23,7 +23,10 @@ class RetryBudget:
 
     def request(self, now: float) -> None:
         """Count one request of a caller."""
-        self._refill(now, TOKENS_PER_REQUEST)
+        if self._tokens == MOST_TOKENS:
+            self._at = max(self._at, now)
+        else:
+            self._refill(now, TOKENS_PER_REQUEST)
 
     def take(self, now: float) -> bool:
         """Take the token of one retry; False: there is none, so the retry must not be made."""

@@ -93,6 +93,14 @@ def retry_after_seconds(headers: Headers, now: float) -> float | None:
         return None
 
 
+def field_of(headers: Headers, name: bytes) -> bytes:
+    """Return the first value of a field; empty if it is not there."""
+    for key, value in headers:
+        if key == name:
+            return value
+    return b""
+
+
 def _number(text: bytes | None) -> float | None:
     stripped = (text or b"").strip()
     whole, _, fraction = stripped.partition(b".")

@@ -88,6 +88,8 @@ class Ledger:
 
     def judge(self, key: Key, answer: Answer, failure: UpstreamFailure | None) -> None:
         """Learn from a call that has ended, with an answer, a failure, or neither (the caller left)."""
+        if failure is None and 0 < answer.status < 400 and answer.refused is None and key not in self._health:
+            return  # well before, and after: nearly every call
         health = self._health.get(key, ejection.HEALTHY)
         after = self._judged(health, answer, failure)
         if after == ejection.HEALTHY:

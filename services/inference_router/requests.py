@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from services.inference_router import multipart
-from services.inference_router.headers import request_headers
+from services.inference_router.headers import field_of, request_headers
 from services.inference_router.rewrite import BodyFacts, merge_body, read_body, replace_model
 from services.inference_router.snapshot import Candidate, Provider
 from services.inference_router.target import join_target
+from services.inference_router.upstream import encode_start
 from services.inference_router.upstream_types import Timers, UpstreamRequest
-from services.runtime.exchange import Call, Route
+from services.runtime.exchange import Call, KnownHeaders, Route
 
 
 @dataclass(slots=True)
@@ -50,7 +51,8 @@ def read_call_body(call: Call) -> CallBody:
     """Read the body of a call that is routed by model. Raises MalformedRequest."""
     if not call.body and call.route is Route.MODEL:
         return CallBody(b"")
-    boundary = multipart.boundary_of(content_type(call))
+    kind = content_type(call)
+    boundary = None if kind == b"application/json" else multipart.boundary_of(kind)
     if boundary is not None:
         return CallBody(call.body, form=multipart.read_form(call.body, boundary))
     return CallBody(call.body, facts=read_body(call.body, model_required=call.route is not Route.MODEL))
@@ -58,10 +60,12 @@ def read_call_body(call: Call) -> CallBody:
 
 def content_type(call: Call) -> bytes:
     """Return the content type that the caller gave."""
-    for name, value in call.headers:
-        if name == b"content-type":
-            return value
-    return b""
+    headers = call.headers
+    if type(headers) is not KnownHeaders:
+        return field_of(headers, b"content-type")
+    if headers.content_type is None:
+        headers.content_type = field_of(headers, b"content-type")
+    return headers.content_type
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +90,20 @@ class RequestMaker:
         return self._make(call, provider, content, False)
 
     def _make(self, call: Call, provider: Provider, body: bytes, identity: bool) -> UpstreamRequest:
+        headers = call.headers
+        if type(headers) is not KnownHeaders:
+            return self._fresh(call, provider, body, identity)
+        known = headers.upstream.get(provider.ref)
+        if known is None or known[0] is not provider:  # a provider that changed is another object
+            request = self._fresh(call, provider, body, identity)
+            request.start = encode_start(request)
+            headers.upstream[provider.ref] = (provider, request)
+            return request
+        made: UpstreamRequest = known[1]
+        timers = self._timers(call, provider)
+        return UpstreamRequest(made.origin, made.method, made.target, made.headers, body, timers, made.start)
+
+    def _fresh(self, call: Call, provider: Provider, body: bytes, identity: bool) -> UpstreamRequest:
         return UpstreamRequest(
             origin=provider.origin,
             method=call.method.encode(),

@@ -53,6 +53,11 @@ class Resolution:
     groups: tuple[Group, ...]
     refused: tuple[Refused, ...]
 
+    @property
+    def single(self) -> bool:
+        """There is nothing to choose: one candidate in all."""
+        return len(self.groups) == 1 and len(self.groups[0].candidates) == 1
+
 
 def resolve(catalog: Catalog, route: Route, workspace: str, *, name: str = "", model: str | None = None) -> Resolution:
     """Find what serves a call of the openai, model or plain route; every group has a candidate.

@@ -21,6 +21,8 @@ from services.inference_router.splice import (
     encode,
     replace_member,
 )
+from services.inference_router.usage import usage_in
+from services.runtime.exchange import Usage
 
 WHOLE_LIMIT = 1024 * 1024
 """Bytes up to which a JSON answer is held and rewritten whole."""
@@ -127,7 +129,7 @@ class JsonModelRewriter:
     64 KiB is rewritten, and the rest streams. What is not JSON passes unchanged.
     """
 
-    __slots__ = ("_held", "_length", "_served", "_shown", "_streams", "usage_source")
+    __slots__ = ("_held", "_length", "_served", "_shown", "_streams", "fields")
 
     def __init__(self, served: str, shown: str) -> None:
         self._served = served
@@ -135,8 +137,8 @@ class JsonModelRewriter:
         self._held: list[bytes] = []
         self._length = 0
         self._streams = False
-        self.usage_source = b""
-        """The whole answer as received, for ``usage.read_usage``; empty if it was larger than 1 MiB."""
+        self.fields: Fields = {}
+        """The whole answer, decoded; empty before its end, if it is no JSON or was larger than 1 MiB."""
 
     def feed(self, data: bytes) -> bytes:
         """Take bytes of the answer; return those that may be sent now."""
@@ -153,26 +155,28 @@ class JsonModelRewriter:
 
     def finish(self) -> bytes:
         """Return what is still held. Call once, at the end of the answer."""
-        body = b"".join(self._held)
-        self._held.clear()
-        if not self._streams:
-            self.usage_source = body
-        return rewrite_json(body, self._served, self._shown)
+        held = self._held
+        if self._streams or not held:
+            return b""
+        body = held[0] if len(held) == 1 else b"".join(held)
+        held.clear()
+        try:
+            self.fields = fields = decode_fields(body)
+        except NOT_JSON:
+            return body
+        return body if self._served == self._shown else rewrite_fields(body, fields, self._served, encode(self._shown))
 
-
-def rewrite_json(body: bytes, served: str, shown: str) -> bytes:
-    """Set ``model``, ``message.model`` and ``response.model`` to ``shown`` where they equal ``served``."""
-    if served == shown:
-        return body
-    try:
-        fields = decode_fields(body)
-    except NOT_JSON:
-        return body
-    return rewrite_fields(body, fields, served, encode(shown))
+    @property
+    def usage(self) -> Usage | None:
+        """What the provider reported."""
+        return usage_in(self.fields)
 
 
 def rewrite_fields(body: bytes, fields: Fields, served: str, shown: bytes) -> bytes:
-    """Do as :func:`rewrite_json` with a decoded ``body``; ``shown`` is JSON. Same object if nothing changed."""
+    """Set ``model``, ``message.model`` and ``response.model`` to ``shown`` (JSON) where they equal ``served``.
+
+    ``fields`` is ``decode_fields(body)``. Returns the same object if nothing changed.
+    """
     model = fields.get("model")
     if model is not None and is_text(model, served):
         body = replace_member(body, fields, "model", shown)

@@ -25,6 +25,7 @@ from services.inference_router.routing import ATTEMPT_CAP
 from services.inference_router.slots import QUEUE_LIMIT
 from services.inference_router.snapshot import Candidate
 from services.inference_router.upstream import UpstreamClient
+from services.inference_router.upstream_timers import CallTimers
 from services.inference_router.upstream_types import Timers
 from services.runtime.exchange import Call, Outcome, Route, Sink
 
@@ -58,6 +59,7 @@ class Router:
         self._requests = RequestMaker(figures.timers, figures.request_headers)
         self._seed = seed
         self._loop = asyncio.get_running_loop()
+        self._timers = CallTimers(self._loop)
         self._resolved: dict[tuple[Route, str, str], resolution.Resolution] = {}
         """By what a call names; bounded by the catalog, as only names that resolve are kept."""
         self._resolved_at = -1
@@ -73,13 +75,15 @@ class Router:
         if plan.receipt is not None:
             sink = ReceiptSink(sink, plan.receipt)
         attempts = Attempts(self._client, sink, observer)
+        timer = self._timers.start(started + total)
         try:
-            async with asyncio.timeout_at(started + total) as limit:
-                return await attempts.run(plan)
-        except TimeoutError:
-            if not limit.expired():
-                raise  # not ours: a sink's
+            return await attempts.run(plan)
+        except asyncio.CancelledError:
+            if not timer.took():
+                raise
             return attempts.expire(f"The call took longer than its limit of {total:g} s.")
+        finally:
+            self._timers.stop(timer)
 
     async def _catch_up(self, call: Call) -> None:
         """Wait for what ``min_revision`` demands, and for what a provider that was written then is about to serve."""
@@ -117,8 +121,11 @@ class Router:
         found = self._resolve(call, body.model)
         virtual_model = found.virtual_model
         ref = names.join(virtual_model.workspace, virtual_model.name)
-        conditions = self.conditions(call.session, turn=self.ledger.turn(ref))
-        ordered = routing.order(found, conditions)
+        turn = self.ledger.turn(ref)
+        conditions = None
+        if call.want_receipt or not found.single:  # gathering them costs more than all else that is decided here
+            conditions = self.conditions(call.session, turn=turn)
+        ordered = found.groups[0].candidates if conditions is None else routing.order(found, conditions)
         plan = Plan(
             candidates=ordered,
             request_for=lambda candidate: self._requests.routed(call, body, candidate),

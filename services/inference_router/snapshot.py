@@ -88,15 +88,13 @@ class Provider:
     """Where and how to connect; by default the base's address, directly."""
     certificate_missing: str = ""
     """Secret of the client certificate that it needs, if that is not at hand or of no use; else empty."""
+    ref: str = field(init=False, repr=False, compare=False)
+    """``workspace/name``. Made once: a call asks for it five times."""
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "ref", names.join(self.workspace, self.name))
         if self.origin is None:
             object.__setattr__(self, "origin", Origin(self.base.scheme, self.base.host, self.base.port))
-
-    @property
-    def ref(self) -> str:
-        """``workspace/name``."""
-        return names.join(self.workspace, self.name)
 
     @property
     def lacks_key(self) -> bool:
@@ -148,11 +146,11 @@ class Candidate:
     """``workspace/entity``: what the answer's ``model`` shows."""
     weight: int = 1
     tier: int = 0
+    key: tuple[str, str] = field(init=False, repr=False, compare=False)
+    """What health and load are counted by. Made once, as ``ref``."""
 
-    @property
-    def key(self) -> tuple[str, str]:
-        """What health and load are counted by."""
-        return (self.provider.ref, self.upstream_id)
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "key", (self.provider.ref, self.upstream_id))
 
 
 @dataclass(frozen=True, slots=True)

@@ -121,17 +121,27 @@ class UpstreamClient:
 
 
 def encode_head(request: UpstreamRequest) -> bytes:
-    """Write request line and fields. Raises MalformedRequest if one of them would break out of its place."""
-    method, target, body, origin = request.method, request.target, request.body, request.origin
-    lines = [b"%b %b%b HTTP/1.1\r\nhost: %b" % (method, origin.absolute, target, origin.authority)]
+    """Write request line and fields. Raises MalformedRequest as :func:`encode_start`."""
+    start = request.start or encode_start(request)
+    body = request.body
+    if body or request.method not in _BODYLESS:
+        return b"%bcontent-length: %d\r\n\r\n" % (start, len(body))
+    return start + b"\r\n"
+
+
+def encode_start(request: UpstreamRequest) -> bytes:
+    """Write all of a head that does not depend on the body.
+
+    Raises MalformedRequest if a part of it would break out of its place.
+    """
+    target, origin = request.target, request.origin
+    lines = [b"%b %b%b HTTP/1.1\r\nhost: %b" % (request.method, origin.absolute, target, origin.authority)]
     lines += map(b": ".join, request.headers)
     if origin.absolute and origin.proxy is not None and origin.proxy.authorization:
         lines.append(b"proxy-authorization: " + origin.proxy.authorization)
-    if body or method not in _BODYLESS:
-        lines.append(b"content-length: %d" % len(body))
-    lines.append(b"\r\n")
+    lines.append(b"")
     head = b"\r\n".join(lines)
-    ends = len(lines) + 1
+    ends = len(lines)
     if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head or b" " in target or not target:
         raise MalformedRequest("The path or a header has a space, a line break or a NUL in it.")
     return head

@@ -39,6 +39,8 @@ class UpstreamRequest:
     """Without ``host``, ``content-length``, ``transfer-encoding``: the client adds what it needs of them."""
     body: bytes = b""
     timers: Timers = field(default_factory=Timers)
+    start: bytes = b""
+    """Request line and fields as ``upstream.encode_start`` wrote them before; empty: they are written now."""
 
 
 class Receiver(Protocol):

@@ -3,13 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from typing import Annotated
 
 import msgspec
 
-from services.inference_router.splice import NOT_JSON, decode_fields
+from services.inference_router.splice import NOT_JSON, Fields, decode_fields
 from services.runtime.exchange import Usage
 
+Count = Annotated[int, msgspec.Meta(ge=0)] | None
+
+
+class _Details(msgspec.Struct, gc=False):
+    """What both interfaces say of tokens that went in, or came out."""
+
+    cached_tokens: Count = None
+    reasoning_tokens: Count = None
+
+
+class _Plain(msgspec.Struct, gc=False):
+    """A usage object as it should be: every count that is there is a count."""
+
+    prompt_tokens: Count = None
+    input_tokens: Count = None
+    completion_tokens: Count = None
+    output_tokens: Count = None
+    cache_read_input_tokens: Count = None
+    prompt_tokens_details: _Details | None = None
+    input_tokens_details: _Details | None = None
+    completion_tokens_details: _Details | None = None
+    output_tokens_details: _Details | None = None
+
+
 _decode = msgspec.json.Decoder().decode
+_decode_plain = msgspec.json.Decoder(_Plain).decode
 _HOLDERS = ("response", "message")
 
 
@@ -22,14 +48,28 @@ def read_usage(body: bytes) -> Usage | None:
     if b'"usage"' not in body:
         return None
     try:
-        fields = decode_fields(body)
+        return usage_in(decode_fields(body))
+    except NOT_JSON:
+        return None
+
+
+def usage_in(fields: Fields) -> Usage | None:
+    """Do as :func:`read_usage` with the decoded top level of an answer."""
+    try:
         for holder in _HOLDERS:
             if "usage" not in fields and holder in fields:
                 fields = decode_fields(fields[holder])
-        found = _decode(fields["usage"]) if "usage" in fields else None
+        raw = fields.get("usage")
+        if raw is None:
+            return None
+        try:
+            plain = _decode_plain(raw)
+        except msgspec.ValidationError:
+            found = _decode(raw)
+            return _usage(found) if isinstance(found, dict) else None
     except NOT_JSON:
         return None
-    return _usage(found) if isinstance(found, dict) else None
+    return _plain_usage(plain)
 
 
 def merge_usage(earlier: Usage | None, later: Usage | None) -> Usage | None:
@@ -49,7 +89,22 @@ def merge_usage(earlier: Usage | None, later: Usage | None) -> Usage | None:
     )
 
 
+def _plain_usage(found: _Plain) -> Usage | None:
+    into = found.prompt_tokens_details or found.input_tokens_details
+    out = found.completion_tokens_details or found.output_tokens_details
+    taken = found.prompt_tokens if found.prompt_tokens is not None else found.input_tokens
+    given = found.completion_tokens if found.completion_tokens is not None else found.output_tokens
+    cached = into.cached_tokens if into is not None else None
+    if cached is None:
+        cached = found.cache_read_input_tokens
+    reasoning = out.reasoning_tokens if out is not None else None
+    if taken is given is cached is reasoning is None:
+        return None
+    return Usage(taken, given, cached, reasoning)
+
+
 def _usage(found: Mapping[str, object]) -> Usage | None:
+    """Take what is usable of a usage object in which some value is not what it should be."""
     into = found.get("prompt_tokens_details") or found.get("input_tokens_details")
     out = found.get("completion_tokens_details") or found.get("output_tokens_details")
     usage = Usage(

@@ -2,19 +2,38 @@
 
 Edge and router meet in these types only. In one process the edge hands its own sink to the router; across
 processes a gRPC servicer and a gRPC client carry the same three things as frames. Coroutines run per request,
-callbacks per chunk: nothing between the provider's socket and the sink queues, awaits or makes a task.
+callbacks per chunk: nothing between the provider's socket and the sink queues, awaits or makes a task. What is made
+for every call and never changes is a ``Struct``: a frozen dataclass takes eight times as long to make.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import Enum
-from typing import Protocol
+from typing import Any, Protocol
+
+import msgspec
 
 from junctor.errors import JunctorError
 
 Headers = list[tuple[bytes, bytes]]
 """HTTP fields in order; names in lower case, values as received."""
+
+
+class KnownHeaders(Headers):
+    """Fields, without ``content-length``, of a request head that its caller repeats byte for byte. Never changed.
+
+    Whoever makes something of the same head again and again keeps it here; it lives as long as the head is known.
+    """
+
+    __slots__ = ("content_type", "upstream")
+
+    def __init__(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
+        super().__init__(fields)
+        self.content_type: bytes | None = None
+        self.upstream: dict[str, tuple[object, Any]] = {}
+        """By provider (``workspace/name``): the provider as it was, and the head that it is sent."""
 
 
 class Route(Enum):
@@ -98,8 +117,7 @@ class Verdict(Enum):
     """The total timer ran out after the answer had begun."""
 
 
-@dataclass(slots=True, frozen=True)
-class Usage:
+class Usage(msgspec.Struct, frozen=True, gc=False):
     """Tokens as the provider reported them; None where it did not."""
 
     input_tokens: int | None = None
@@ -108,8 +126,7 @@ class Usage:
     reasoning_tokens: int | None = None
 
 
-@dataclass(slots=True, frozen=True)
-class Attempt:
+class Attempt(msgspec.Struct, frozen=True, gc=False):
     """One try at one provider."""
 
     provider: str
