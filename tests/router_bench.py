@@ -19,6 +19,7 @@ from services.inference_router.router import Figures, Router
 from services.inference_router.upstream import UpstreamClient
 from services.inference_router.upstream_types import Timers
 from services.runtime.addresses import AddressPolicy
+from services.runtime.egress import Egress
 from services.runtime.exchange import Call, Head, Headers, Outcome, Route, Source
 from tests.upstream import PATIENCE
 
@@ -210,15 +211,21 @@ def fill_at_random(bench: Bench, chance: random.Random, urls: list[str]) -> None
 
 @asynccontextmanager
 async def benches(
-    timers: Timers | None = None, *, total: float = 60.0, seeds: Sequence[int] = (1,)
+    timers: Timers | None = None,
+    *,
+    total: float = 60.0,
+    seeds: Sequence[int] = (1,),
+    egress: Egress | None = None,
+    **figures: Any,
 ) -> AsyncIterator[Bench]:
-    """Run a router with an empty catalog."""
+    """Run a router with an empty catalog; ``figures`` are more of :class:`Figures`."""
     providers, models = (open_peer(NOWHERE, name=name) for name in ("provider_registry", "model_registry"))
-    keeper = CatalogKeeper(provider_registry=providers, model_registry=models)
+    keeper = CatalogKeeper(provider_registry=providers, model_registry=models, egress=egress)
     client = UpstreamClient(policy=AddressPolicy.parse("loopback"))
-    figures = Figures(total, timers or Timers(connect=10, first_byte=20, idle=20))
+    keeper.on_retired = client.retire
+    limits = Figures(total, timers or Timers(connect=10, first_byte=20, idle=20), **figures)
     draws = iter(seeds)
-    router = Router(keeper, client, figures, seed=lambda: next(draws, 1))
+    router = Router(keeper, client, limits, seed=lambda: next(draws, 1))
     try:
         yield Bench(router, keeper, client)
     finally:
