@@ -13,9 +13,10 @@ from typing import Any, Generic, TypeVar
 
 from google.protobuf.message import Message
 
-from gateway_http import queries, translate
+from gateway_http import queries
 from gateway_http.endpoint import Answer, Call
 from gateway_http.queries import Listing
+from gateway_http.rendering import render
 from gateway_http.resources import Key, Resource
 from gateway_http.translate import BadBody, Reader
 from junctor.channel import Peer
@@ -63,14 +64,14 @@ class Collection:
         page: Any = await self.call(self.list_rpc, listing)
         data: list[dict[str, Any]] = []
         for count, item in enumerate(getattr(page, self.items), 1):
-            data.append(translate.render(self.resource, item, sparse=self.resource.sparse_lists))
+            data.append(render(self.resource, item, sparse=self.resource.sparse_lists))
             if count % _BATCH == 0:
                 await asyncio.sleep(0)  # streams of inference share this loop, and a page may be long
         return Answer(200, _envelope(self.resource, listing, data, page.total_size))
 
     async def get(self, call: Call) -> Answer:
         """``GET`` of one."""
-        return Answer(200, translate.render(self.resource, await self.call(self.get_rpc, target(call))))
+        return Answer(200, render(self.resource, await self.call(self.get_rpc, target(call))))
 
     async def create(self, call: Call) -> Answer:
         """``POST`` to the collection."""
@@ -110,7 +111,7 @@ class Collection:
 
     def written(self, message: Any, status: int = 200) -> Answer:
         """Answer a write with the resource as it is now."""
-        return Answer(status, translate.render(self.resource, message), self.revision(message.resource_version))
+        return Answer(status, render(self.resource, message), self.revision(message.resource_version))
 
     def revision(self, number: str) -> Mapping[str, str]:
         """Return the header by which a later call can wait for this write."""

@@ -39,9 +39,9 @@ class Key:
     source: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Resource:
-    """One kind of resource as REST shows it."""
+    """One kind of resource as REST shows it. Each is one object: it is compared and hashed as such."""
 
     title: str
     message: type[Message]

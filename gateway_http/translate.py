@@ -1,8 +1,7 @@
-"""Turns messages into the JSON of the contract and back, by the tables of ``gateway_http.resources``.
+"""Turns the JSON of the contract into messages, by the tables of ``gateway_http.resources``.
 
-Out: null where nothing is set, enum names without their prefix, RFC 3339 UTC with six decimals, JSON bytes as the
-JSON that they hold. In: every wrong value is collected into one :class:`BadBody`; null is "not set"; unknown keys
-are ignored; what a well-formed value may *say* is the servers' business.
+Every wrong value is collected into one :class:`BadBody`; null is "not set"; unknown keys are ignored; what a
+well-formed value may *say* is the servers' business. The other direction is ``gateway_http.rendering``.
 """
 
 from __future__ import annotations
@@ -10,14 +9,12 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
-from datetime import UTC
 from typing import Any, cast
 
 from google.protobuf.descriptor import Descriptor, EnumDescriptor, FieldDescriptor
 from google.protobuf.message import Message
-from google.protobuf.timestamp_pb2 import Timestamp
 
-from gateway_http.resources import NESTED, Key, Resource
+from gateway_http.resources import NESTED, Key
 from junctor.errors import FieldViolation, InvalidArgument, InvalidField, MalformedRequest
 from services.runtime.validation import NESTING_LIMIT, nested_beyond
 
@@ -45,50 +42,7 @@ class BadBody(InvalidField):
         return BadBody([*mine.values(), *others])
 
 
-# Messages to JSON
-
-
-def render(resource: Resource, message: Message, *, sparse: bool = False) -> dict[str, Any]:
-    """Write a resource with its keys in order; ``sparse`` leaves out those that are null."""
-    shown = _render_keys(resource.keys, message)
-    return {key: value for key, value in shown.items() if value is not None} if sparse else shown
-
-
-def _render_keys(keys: Iterable[Key], message: Message) -> dict[str, Any]:
-    return {key.name: _render_key(key, message) for key in keys}
-
-
-def _render_key(key: Key, message: Message) -> Any:
-    name = key.source or key.name
-    field = _field(message, name)
-    value = getattr(message, name)
-    if field.message_type is not None and field.message_type.full_name == "junctor.v1.AuthContext":
-        return _render_message(value)  # shown in full even when nobody is known: clients read its keys
-    unset = not value if field.is_repeated or not field.has_presence else not message.HasField(name)
-    return key.unset if unset else _render_value(field, value)
-
-
-def _render_value(field: FieldDescriptor, value: Any) -> Any:
-    if field.is_repeated and not _is_map(field):
-        return [_render_one(field, one) for one in value]
-    return dict(value) if _is_map(field) else _render_one(field, value)
-
-
-def _render_one(field: FieldDescriptor, value: Any) -> Any:
-    if field.message_type is not None:
-        return _render_message(value)
-    if field.enum_type is not None:
-        return _enum_names(field.enum_type).get(value, "UNKNOWN")
-    return json.loads(value) if isinstance(value, bytes) else value
-
-
-def _render_message(message: Message) -> Any:
-    descriptor = cast(Descriptor, message.DESCRIPTOR)
-    if isinstance(message, Timestamp):
-        return message.ToDatetime(tzinfo=UTC).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
-    if descriptor.full_name in WRAPPED:
-        return _render_value(_field(message, "values"), getattr(message, "values"))  # noqa: B009 - generic
-    return _render_keys(nested_keys(descriptor), message)
+# What both directions know
 
 
 def nested_keys(descriptor: Descriptor) -> tuple[Key, ...]:
@@ -101,11 +55,12 @@ def _field(message: Message, name: str) -> FieldDescriptor:
     return cast(FieldDescriptor, message.DESCRIPTOR.fields_by_name[name])
 
 
-def _is_map(field: FieldDescriptor) -> bool:
+def is_map(field: FieldDescriptor) -> bool:
+    """Tell whether a field is a map."""
     return field.message_type is not None and field.message_type.GetOptions().map_entry
 
 
-def _enum_names(enum: EnumDescriptor) -> dict[int, str]:
+def enum_names(enum: EnumDescriptor) -> dict[int, str]:
     """Names of the values without the prefix that proto style asks for; the value 0 is "not set"."""
     prefix = enum.values[0].name.removesuffix("UNSPECIFIED")
     return {value.number: value.name.removeprefix(prefix) for value in enum.values if value.number}
@@ -113,7 +68,7 @@ def _enum_names(enum: EnumDescriptor) -> dict[int, str]:
 
 def enum_values(enum: EnumDescriptor) -> list[str]:
     """Return the names that REST knows an enum's values by."""
-    return list(_enum_names(enum).values())
+    return list(enum_names(enum).values())
 
 
 # JSON to messages
@@ -170,7 +125,7 @@ class Reader:
             setattr(message, key.name, scalar)
 
     def _repeat(self, field: FieldDescriptor, target: Any, value: Any, where: str) -> None:
-        if _is_map(field):
+        if is_map(field):
             self._map(target, value, where)
             return
         if not isinstance(value, list):
@@ -221,7 +176,7 @@ class Reader:
         return self._integer(field, value, where)
 
     def _enum(self, enum: EnumDescriptor, value: Any, where: str) -> int | None:
-        names = {name: number for number, name in _enum_names(enum).items()}
+        names = {name: number for number, name in enum_names(enum).items()}
         if isinstance(value, str) and value in names:
             return names[value]
         self._bad(where, "enum", f"Input should be {one_of(names)}")

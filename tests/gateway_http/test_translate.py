@@ -6,8 +6,9 @@ from google.protobuf.message import Message
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from gateway_http import resources
+from gateway_http.rendering import render
 from gateway_http.resources import MODEL, PROVIDER, SECRET, VIRTUAL_MODEL, WORKSPACE, Key, Resource
-from gateway_http.translate import BadBody, Reader, loads, render
+from gateway_http.translate import BadBody, Reader, loads
 from junctor.v1 import model_registry_pb2 as models
 from junctor.v1 import provider_registry_pb2 as providers
 from junctor.v1 import virtual_models_pb2 as virtual
