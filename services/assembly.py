@@ -287,6 +287,7 @@ class Node:
                 default_workspace=settings.default_workspace,
                 egress=settings.egress,
                 request_headers=settings.request_headers,
+                ping_seconds=settings.sse_ping,
                 catalog_file=settings.data_dir / "catalog.bin",
                 keyring=Keyring.load_or_create(settings.secret_key_file),
                 saves=self._share is None or self._share.first,

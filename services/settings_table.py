@@ -365,6 +365,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("first_byte_timeout", seconds, 300.0, "Seconds until a provider's answer begins."),
     Setting("idle_timeout", seconds, 120.0, "Seconds between two parts of an answer."),
     Setting("total_timeout", seconds, 1800.0, "Seconds for a whole call, all attempts together."),
+    Setting(
+        "sse_ping",
+        seconds_or_off,
+        None,
+        "Seconds of silence after which an event stream gets a comment, so that proxies keep it open. One before the "
+        "first event ends failover.",
+        shown_default="off",
+    ),
     Setting("drain_timeout", seconds, 60.0, "Seconds that SIGTERM waits for streams."),
     Setting(
         "upstream_networks",

@@ -14,6 +14,7 @@ from typing import Protocol
 from junctor.errors import UpstreamInvalid
 from services.inference_router.decoding import DECODABLE, Decoder, decode_at_most
 from services.inference_router.headers import field_of, response_headers
+from services.inference_router.pings import PING, Pinger
 from services.inference_router.rewrite import WHOLE_LIMIT, JsonModelRewriter
 from services.inference_router.sse import SseRewriter
 from services.inference_router.usage import read_usage
@@ -42,9 +43,9 @@ class Answer:
     """One attempt's answer; the receiver of an upstream exchange."""
 
     __slots__ = (
-        "_decoder", "_ending", "_head", "_parts", "_rewriter", "_served", "_shown", "_sink", "_size", "_timer",
-        "_transfer", "_waiter", "attempts", "committed", "complete", "error", "headers", "on_complete", "provider",
-        "refused", "status",
+        "_decoder", "_ending", "_head", "_parts", "_pinger", "_rewriter", "_served", "_shown", "_sink", "_size", "_timer",
+        "_transfer", "_waiter", "attempts", "committed", "complete", "error", "headers", "on_complete", "ping_seconds",
+        "provider", "refused", "status",
     )  # fmt: skip
 
     def __init__(self, sink: Sink, *, provider: str, served: str, shown: str, attempts: int) -> None:
@@ -58,6 +59,7 @@ class Answer:
         self._rewriter: JsonModelRewriter | SseRewriter | _JsonWatcher | None = None
         self._decoder: Decoder | None = None
         self._timer: asyncio.TimerHandle | None = None
+        self._pinger: Pinger | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._ending = False
         self._parts: list[bytes] = []
@@ -75,6 +77,8 @@ class Answer:
         """Why the answer cannot be used, if it cannot."""
         self.error: Exception | None = None
         """What was raised while nobody waited for the socket; :meth:`settled` raises it."""
+        self.ping_seconds: float | None = None
+        """After how long a silence an event stream gets a comment; None: never."""
         self.on_complete: Callable[[], Outcome] | None = None
         """Makes the outcome that the sink is ended with, in the same callback as the last byte."""
 
@@ -152,6 +156,8 @@ class Answer:
             self._timer = None
         if self._decoder is not None:
             self._decoder.close()
+        if self._pinger is not None:
+            self._pinger.stop()
 
     def usage(self) -> Usage | None:
         """Return the tokens that the provider reported, as far as they were seen."""
@@ -174,6 +180,9 @@ class Answer:
         if stream and not coding:
             self._rewriter = SseRewriter(self._served, self._shown)
             length = None if reads else length
+            if self.ping_seconds is not None and status not in _BODYLESS and length != 0:
+                self._sink = self._pinger = Pinger(self._sink, self.ping_seconds, self._ping)
+                length = None  # pings are not in the length that was announced
         elif not coding and (not kind or _JSON(kind)):
             self._rewriter = JsonModelRewriter(self._served, self._shown) if reads else _JsonWatcher()
         self._head = self._head_of(response_headers(headers, decoded=decoded), length, stream=stream)
@@ -226,6 +235,17 @@ class Answer:
         self.complete = True
         self._sink.end(self.on_complete())
         self._wake()
+
+    def _ping(self) -> None:
+        """Break a silence; before the first event that makes this the answer."""
+        if self.complete or self._ending or (type(self._rewriter) is SseRewriter and self._rewriter.done_seen):
+            return
+        try:
+            if not self.committed:
+                self._commit(streaming=True)
+            self._sink.data(PING)
+        except Exception as error:  # noqa: BLE001 - settled() raises it, a timer has nobody to tell
+            self._fail(error)
 
     def _end_for_provider(self) -> None:
         """The last event was sent, but the provider keeps the body open: the answer is complete all the same."""

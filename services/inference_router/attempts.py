@@ -39,6 +39,7 @@ _OWN = (errors.AddressRefused, errors.Overloaded)
 
 _VERDICTS = {
     FailureKind.IDLE_TIMEOUT: Verdict.STALLED,
+    FailureKind.FIRST_BYTE_TIMEOUT: Verdict.STALLED,  # after a ping: nothing else begins an answer without a byte
     FailureKind.MALFORMED: Verdict.PROVIDER_ERROR,
 }
 
@@ -56,6 +57,8 @@ class Plan:
     method: str
     retry: Retry = Retry.BEFORE_FIRST_BYTE
     cap: int = 3
+    ping_seconds: float | None = None
+    """After how long a silence an event stream gets a comment; None: never."""
     receipt: Receipt | None = None
     """What the answer shall carry, if the caller asked for it."""
 
@@ -174,6 +177,7 @@ class Attempts:
             attempts=number,
         )
         answer.on_complete = self._complete
+        answer.ping_seconds = plan.ping_seconds
         self._current = answer
         return answer
 

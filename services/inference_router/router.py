@@ -38,6 +38,8 @@ class Figures:
     timers: Timers = field(default_factory=Timers)
     request_headers: frozenset[bytes] | None = None
     """The only header fields of a caller that pass, in lower case; None: all that may."""
+    ping_seconds: float | None = None
+    """After how long a silence an event stream gets a comment; None: never."""
     queue_limit: int = QUEUE_LIMIT
     """Calls that may wait for one provider whose ``max_concurrency`` is reached."""
 
@@ -74,6 +76,8 @@ class Router:
         observer.until = started + total
         if plan.receipt is not None:
             sink = ReceiptSink(sink, plan.receipt)
+        if call.may_ping:
+            plan.ping_seconds = self._figures.ping_seconds
         attempts = Attempts(self._client, sink, observer)
         timer = self._timers.start(started + total)
         try:

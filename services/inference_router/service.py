@@ -50,6 +50,8 @@ class RouterOptions:
     """Proxies and authorities on the way to providers."""
     request_headers: frozenset[bytes] | None = None
     """The only header fields of a caller that pass; None: all that may."""
+    ping_seconds: float | None = None
+    """After how long a silence an event stream gets a comment; None: never."""
     catalog_file: Path | None = None
     """Where the last good catalog is kept; None: nowhere. Needs ``keyring``."""
     keyring: Keyring | None = None
@@ -72,7 +74,7 @@ class InferenceRouterService:
         self._client = UpstreamClient(policy=options.networks)
         self._keeper.on_retired = self._client.retire
         timers = Timers(options.connect_timeout, options.first_byte_timeout, options.idle_timeout)
-        figures = Figures(options.total_timeout, timers, options.request_headers)
+        figures = Figures(options.total_timeout, timers, options.request_headers, ping_seconds=options.ping_seconds)
         self._router = Router(self._keeper, self._client, figures)
         self._tasks = Tasks("inference_router")
         self._file: CatalogFile | None = None

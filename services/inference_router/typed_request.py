@@ -52,6 +52,7 @@ def call_of(request: Request, *, stream: bool, default_workspace: str, request_i
         headers=_headers(stream=stream),
         body=msgspec.json.encode(_body(request, target.model, stream=stream)),
         request_id=request_id,
+        may_ping=False,  # events become messages; HTTP/2 has pings of its own
     )
     apply_options(call, request.options)
     return call
