@@ -64,7 +64,9 @@ class WatchRequest(_message.Message):
 
     RESUME_TOKEN_FIELD_NUMBER: _builtins.int
     resume_token: _builtins.str
-    """Token of the last event that was taken in; empty for a new snapshot."""
+    """Token of the last event that was taken in; empty for a new snapshot. Events of a snapshot before its SYNCED have
+    none: one that breaks off begins anew.
+    """
     def __init__(
         self,
         *,

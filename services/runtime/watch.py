@@ -111,7 +111,8 @@ class Watcher(Generic[M]):
                 return []
             self._at = newest
             resources = await self._store.all(tx)
-        upserted = [self._item(watch_pb2.WATCH_EVENT_TYPE_UPSERTED, resource) for resource in resources]
+        # Without tokens: one within a snapshot would skip the rest of it, and none means a new snapshot.
+        upserted = [WatchItem(watch_pb2.WATCH_EVENT_TYPE_UPSERTED, resource, newest, "") for resource in resources]
         return [*upserted, self._item(watch_pb2.WATCH_EVENT_TYPE_SYNCED)]
 
     async def _read(self, upto: int | None = None, *, rested: bool = True) -> tuple[int, list[Change]]:

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # The contract from another language, with nothing but Debian's packages: Go stubs from the exported descriptor set,
-# compiled together with examples/go, which is then run against a `junctor up` with its demo provider.
+# compiled together with examples/go: one client against a `junctor up` with its demo provider, the other (watch)
+# against five processes of which the model registry is killed and started again.
 #
 # Where the packages cannot be had it says so and exits 0. What fails after that fails the build.
 # The descriptor set, not the .proto files, goes to protoc: Debian 12 has 3.21, which does not know `debug_redact`.
@@ -43,9 +44,10 @@ compile() {
     --go_out="$work/go/src" --go-grpc_out="$work/go/src" junctor/v1/*.proto)
   export GO111MODULE=off GOFLAGS= GOPATH="$work/go:$gocode"
   go build junctor/v1
-  go vet ./examples/go
+  go vet ./examples/go/...
   test -z "$(gofmt -l examples/go)" || { echo "interop: gofmt would change examples/go" >&2; return 1; }
   go build -o "$work/client" ./examples/go
+  go build -o "$work/watch" ./examples/go/watch
   echo "interop: $(ls "$work/go/src/junctor/v1" | wc -l | tr -d ' ') stubs and examples/go compile with $(go version)"
 }
 
@@ -88,4 +90,5 @@ install
 compile
 start
 "$work/client" -target "127.0.0.1:$grpc" || { tail -n 40 "$work/junctor.log" >&2; exit 1; }
+PYTHONPATH=. "$bin/python" -m tests.compat.watch_restart "$work/watch" "$work/deployment"
 echo "interop: ok"

@@ -105,6 +105,13 @@ async def test_each_token_resumes_after_its_event(models: Models) -> None:
             assert await take(items, missed + 1) == [*wanted, (SYNCED, "", 3)]
 
 
+async def test_a_snapshot_has_no_token_before_its_end(models: Models) -> None:
+    await create_many(models, 3)
+    async with watching(models) as items:
+        assert [(await anext(items)).resume_token for _ in range(3)] == [""] * 3
+        assert (await anext(items)).resume_token
+
+
 async def test_a_token_of_another_store_is_refused(models: Models, tmp_path: Path) -> None:
     (tmp_path / "other").mkdir()
     async with model_stores(tmp_path / "other") as other, watching(other.models) as items:
