@@ -43,9 +43,9 @@ class Answer:
     """One attempt's answer; the receiver of an upstream exchange."""
 
     __slots__ = (
-        "_decoder", "_ending", "_head", "_parts", "_pinger", "_rewriter", "_served", "_shown", "_sink", "_size", "_timer",
-        "_transfer", "_waiter", "attempts", "committed", "complete", "error", "headers", "on_complete", "ping_seconds",
-        "provider", "refused", "status",
+        "_decoder", "_ending", "_head", "_parts", "_pinger", "_rewriter", "_served", "_shown", "_sink", "_size",
+        "_timer", "_transfer", "_waiter", "attempts", "committed", "complete", "error", "headers", "on_complete",
+        "ping_seconds", "provider", "refused", "status",
     )  # fmt: skip
 
     def __init__(self, sink: Sink, *, provider: str, served: str, shown: str, attempts: int) -> None:
