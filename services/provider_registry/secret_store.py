@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,6 +58,16 @@ class Rewrapped:
     """``workspace/name`` of secrets whose values nobody can decrypt; they are left as they are."""
 
 
+@contextlib.contextmanager
+def _key_file() -> Iterator[None]:
+    """Raise NotReady when the key file cannot be used."""
+    try:
+        yield
+    except KeyFileError as error:
+        _log.error("no secret can be stored: %s", error)
+        raise NotReady("Secrets cannot be stored now: the service cannot read its key file.") from None
+
+
 class SecretStore(ResourceStore[pb.Secret]):
     """Secrets and their values. Every change makes the providers due that use the secret."""
 
@@ -71,17 +82,24 @@ class SecretStore(ResourceStore[pb.Secret]):
         self, secret: pb.Secret, value: Secret, *, request_id: str = "", workspace_id: str = ""
     ) -> pb.Secret:
         """Create a secret with its value. Raises ResourceExists, WorkspaceMissing; the rest as in :meth:`create`."""
-        # Not of the value: a plain digest of a short one would give it away.
-        digest = hashlib.sha256(secret.SerializeToString(deterministic=True)).hexdigest()
+        digests = self._digests(secret, value) if request_id else []
         async with self.transaction() as tx:
-            if request_id and (earlier := await self._replay(tx, request_id, digest)) is not None:
+            if request_id and (earlier := await self._replay(tx, request_id, *digests)) is not None:
                 return earlier
             await self._schedule.demand_users(tx, secret.workspace, secret.name)
             created = await self.insert(tx, secret, workspace_id=workspace_id)
             await tx.execute(sa.insert(VALUES).values(self._sealed_row(created, value)))
             if request_id:
-                await self._remember(tx, request_id, digest, created)
+                await self._remember(tx, request_id, digests[0], created)
             return created
+
+    def _digests(self, secret: pb.Secret, value: Secret) -> list[str]:
+        """Return what may stand for a create among the requests, first what a new one is remembered by."""
+        plain = hashlib.sha256(secret.SerializeToString(deterministic=True))
+        # The keys are in it: a plain digest of a short value would give the value away.
+        with _key_file():
+            keyed = self._keyring.digests(plain.digest() + value.reveal().encode())
+        return [*keyed, plain.hexdigest()]  # the last: as 0.1.0 remembers it, without the value
 
     async def update_secret(self, request: pb.UpdateSecretRequest) -> pb.Secret:
         """Change value or description. Raises ResourceNotFound, StaleVersion."""
@@ -195,11 +213,8 @@ class SecretStore(ResourceStore[pb.Secret]):
         )
 
     def _encrypt(self, value: Secret, identity: bytes) -> Sealed:
-        try:
+        with _key_file():
             return self._keyring.seal(value, identity)
-        except KeyFileError as error:
-            _log.error("no secret can be stored: %s", error)
-            raise NotReady("Secrets cannot be stored now: the service cannot read its key file.") from None
 
     def _sealed_row(self, secret: pb.Secret, value: Secret) -> dict[str, object]:
         sealed = self._encrypt(value, identity_of(secret.workspace, secret.name, secret.id))

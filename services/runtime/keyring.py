@@ -12,6 +12,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import fcntl
+import hmac
 import json
 import os
 import secrets
@@ -29,6 +30,7 @@ from services.runtime.failures import CannotStart
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
+_DIGESTING = b"junctor: digests of messages"  # from each key comes another one for each use
 _Stamp = tuple[int, int, int]
 
 
@@ -100,6 +102,15 @@ class Keyring:
         """Read the key file again if it is not the one that was read last. Raises KeyFileError."""
         if self._path is not None and _stamp(self._path) != self._seen:
             self.reload()
+
+    def digests(self, message: bytes) -> list[str]:
+        """Digest a message with each key, the newest first; who has not the key file can verify no guess by them.
+
+        Each is 64 hexadecimal digits. Raises KeyFileError.
+        """
+        self.refresh()
+        keys = [hmac.digest(self._keys[key_id], _DIGESTING, "sha256") for key_id in reversed(self._keys)]
+        return [hmac.digest(key, message, "sha256").hex() for key in keys]
 
     def seal(self, value: Secret, identity: bytes) -> Sealed:
         """Encrypt a value for what ``identity`` names. Raises KeyFileError."""

@@ -368,11 +368,12 @@ class ResourceStore(Generic[M]):
         copied.CopyFrom(resource)
         return copied
 
-    async def _replay(self, tx: AsyncConnection, request_id: str, digest: str) -> M | None:
+    async def _replay(self, tx: AsyncConnection, request_id: str, *digests: str) -> M | None:
+        """Return the first answer to a create that has one of these digests. Raises InvalidField for another one."""
         row = (await tx.execute(sa.select(REQUESTS).where(REQUESTS.c.request_id == request_id))).one_or_none()
         if row is None:
             return None
-        if row.kind != self.kind.name or row.digest != digest:
+        if row.kind != self.kind.name or row.digest not in digests:
             raise InvalidField.of(FieldViolation("request_id", "was used before for another request"))
         return self.decode(row.body)
 
