@@ -238,7 +238,13 @@ class Node:
             await asyncio.sleep(_POLL_SECONDS)
 
     def _relay(self, name: str) -> Service:
-        from junctor.v1 import model_registry_pb2, provider_registry_pb2, secrets_pb2, virtual_models_pb2, workspaces_pb2
+        from junctor.v1 import (
+            model_registry_pb2,
+            provider_registry_pb2,
+            secrets_pb2,
+            virtual_models_pb2,
+            workspaces_pb2,
+        )
         from services.runtime.relay import Relay
 
         files = (workspaces_pb2, model_registry_pb2, virtual_models_pb2, provider_registry_pb2, secrets_pb2)
@@ -269,6 +275,7 @@ class Node:
             discovery_interval=settings.discovery_interval,
             egress=settings.egress,
             seed=settings.seed,
+            seed_key=settings.seed_key,
         )
 
     def _inference_router(self) -> Service:

@@ -111,6 +111,8 @@ class Settings:
     demo: bool
     detect: bool
     seed: bool
+    seed_key: Secret | None
+    """``NVIDIA_API_KEY``, for the seed's secret; None in ``junctor up``, where that is part of detection."""
     workers: int
     hop: str
     """``direct`` or ``grpc``."""
@@ -171,7 +173,7 @@ class Settings:
             problems += [*_exposed(values, facts), *_alone(values, facts)]
         if problems:
             raise SettingsError(problems)
-        return _tree(facts, values, origins, _unknown(environ))
+        return _tree(facts, values, origins, environ)
 
     def render(self, *, redact: bool = True) -> str:
         """Write every value as TOML with its origin as a comment; secrets hidden unless ``redact`` is False."""
@@ -312,8 +314,9 @@ def _unknown(environ: Mapping[str, str]) -> tuple[str, ...]:
     )
 
 
-def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], unknown: tuple[str, ...]) -> Settings:
+def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
     v = values
+    key = "" if facts.up else environ.get("NVIDIA_API_KEY", "").strip()
     same = (
         "default_workspace",
         "demo",
@@ -341,7 +344,8 @@ def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], u
         request_headers=_with_essentials(v["request_headers"]),
         values=MappingProxyType(dict(values)),
         origins=MappingProxyType(dict(origins)),
-        unknown=unknown,
+        unknown=_unknown(environ),
+        seed_key=Secret(key) if key else None,
         **{name: v[name] for name in (*same, *more, *limits)},
     )
 

@@ -64,6 +64,21 @@ def test_a_service_alone_has_its_own_port_and_knows_its_peers(services: tuple[st
     assert s.peers.access_control == expected
 
 
+@pytest.mark.parametrize(
+    ("services", "given", "key"),
+    [
+        (("provider-registry",), " nvapi-1 ", "nvapi-1"),
+        (("provider-registry",), " ", None),
+        (("up",), "nvapi-1", None),
+    ],
+    ids=["set", "blank", "up"],
+)
+def test_the_key_of_the_seed_is_the_vendors_variable(services: tuple[str, ...], given: str, key: str | None) -> None:
+    s = Settings.load({}, {**HOME, "NVIDIA_API_KEY": given}, services=services)
+    assert (s.seed_key and s.seed_key.reveal()) == key
+    assert "nvapi-1" not in s.render(redact=False) + repr(s)
+
+
 def test_flags_win_over_variables_over_the_file_over_defaults(tmp_path: Path) -> None:
     config = tmp_path / "junctor.toml"
     config.write_text('port = 1\ngrpc_port = 2\nmax_body_mb = 3\nupstream_networks = ["public"]\n')
