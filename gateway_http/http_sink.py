@@ -100,7 +100,15 @@ class HttpSink:
     def data(self, data: bytes) -> None:
         """Send body bytes on, or collect them if they are an error's."""
         if self._mode == _STREAM:
-            self._send(data)
+            transport = self.connection.transport
+            if transport.is_closing():
+                return
+            self._last = data if len(data) >= 4 else self._last[-3:] + data
+            if self._chunked:
+                # One piece, copied: `writelines` of some asyncio releases never pauses the protocol.
+                transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+            else:
+                self._send(data)
         elif self._mode == _NEW and self._head is not None:
             self._first(self._head, data)
         elif self._mode == _ERROR:
@@ -198,18 +206,10 @@ class HttpSink:
         return self.connection.common_fields() + lines
 
     def _send(self, data: bytes) -> None:
-        transport = self.connection.transport
-        if transport.is_closing():
-            return
-        self._last = data if len(data) >= 4 else self._last[-3:] + data
-        if not self._chunked:
-            if 0 <= self._left < len(data):
-                raise ValueError("more body than its length says")
-            self._left -= len(data)
-            transport.write(data)
-        else:
-            # One piece, copied: `writelines` of some asyncio releases never pauses the protocol.
-            transport.write(b"%x\r\n%b\r\n" % (len(data), data))
+        if 0 <= self._left < len(data):
+            raise ValueError("more body than its length says")
+        self._left -= len(data)
+        self.connection.transport.write(data)
 
     def _end_unsent(self, outcome: Outcome) -> None:
         head = self._head

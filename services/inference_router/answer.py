@@ -233,7 +233,9 @@ class Answer:
             raise RuntimeError("an answer ends that nobody waits for")
         self.close()
         self.complete = True
-        self._sink.end(self.on_complete())
+        outcome = self.on_complete()
+        self.on_complete = None  # whose method it is holds this answer: no cycle to be collected
+        self._sink.end(outcome)
         self._wake()
 
     def _ping(self) -> None:

@@ -94,6 +94,8 @@ class UpstreamClient:
                 except BaseException:
                     transfer.abort()
                     raise
+                finally:
+                    del transfer.receiver  # it holds the transfer: no cycle to be collected
                 error, transfer.error = transfer.error, None
                 if error is None:
                     return

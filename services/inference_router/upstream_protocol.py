@@ -192,19 +192,20 @@ class Connection(asyncio.Protocol):
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             sound = False
         try:
-            self._deliver(transfer)
+            if self._head_new:
+                self._begin(transfer)
+            if self._body:
+                self._pass_on(transfer)
+            if self._complete and self.transfer is transfer:
+                transfer.receiver.on_end()
         except Exception as error:  # noqa: BLE001 - it is raised again, out of exchange()
             if self.transfer is transfer:
                 self.settle(error)
             else:
                 transfer.error = error
             return
-        if self.transfer is not transfer:
-            return
-        if self._complete:
-            self._release(transfer, reusable=sound)
-        elif not sound or self._framing > HEAD_LIMIT:
-            self.settle(UpstreamFailure(FailureKind.MALFORMED))
+        if self._complete or not sound or self._framing > HEAD_LIMIT:
+            self._conclude(transfer, sound=sound)
 
     def eof_received(self) -> None:
         """The provider sends no more. Only a body without any framing may end so."""
@@ -285,29 +286,33 @@ class Connection(asyncio.Protocol):
         else:
             self._complete = True
 
-    def _deliver(self, transfer: Transfer) -> None:
-        receiver = transfer.receiver
-        if self._head_new:
-            self._head_new = False
-            self._framing = 0
-            receiver.on_head(self._status, self._fields, self._length, transfer)
-        body = self._body
-        if body:
-            data = body[0] if len(body) == 1 else b"".join(body)
-            body.clear()
-            if self.transfer is transfer and not transfer.no_body:
-                self._progress(transfer)
-                receiver.on_data(data)
-        if self._complete and self.transfer is transfer:
-            receiver.on_end()
+    def _conclude(self, transfer: Transfer, *, sound: bool) -> None:
+        if self.transfer is transfer:
+            if self._complete:
+                self._release(transfer, reusable=sound)
+            else:
+                self.settle(UpstreamFailure(FailureKind.MALFORMED))
 
-    def _progress(self, transfer: Transfer) -> None:
+    def _begin(self, transfer: Transfer) -> None:
+        self._head_new = False
+        self._framing = 0
+        transfer.receiver.on_head(self._status, self._fields, self._length, transfer)
+
+    def _pass_on(self, transfer: Transfer) -> None:
+        body = self._body
+        data = body[0] if len(body) == 1 else b"".join(body)
+        body.clear()
+        if self.transfer is not transfer or transfer.no_body:
+            return
         transfer.body_received = True
         self._framing = 0
         if self._remaining >= 0:  # paused: TLS may still hand over what it had read
             self._remaining = transfer.idle
         else:
-            self.set_deadline(self._now() + transfer.idle)
+            self.deadline = deadline = self._now() + transfer.idle
+            if deadline < self.alarm:
+                self._pool.wheel.watch(self)
+        transfer.receiver.on_data(data)
 
     def _release(self, transfer: Transfer, *, reusable: bool) -> None:
         """The answer is complete: free the caller, and keep the connection if nothing speaks against it."""
