@@ -127,3 +127,40 @@ async def test_without_access_control_reads_go_on_and_unknown_workspaces_are_una
         assert await registry.is_there("default", "m1")
         with pytest.raises(PeerUnavailable, match="access_control cannot be reached"):
             await registry.create("w9", "m1")
+
+
+async def test_a_workspace_that_is_made_again_is_empty_and_keeps_what_is_written_at_once(tmp_path: Path) -> None:
+    async with access_control(tmp_path) as (store, server), model_registry(tmp_path, server.port) as registry:
+        for turn in range(10):
+            await store.create(wpb.Workspace(name="w1"))
+            # The registry may have heard of neither; what the workspace before left must be in nobody's way.
+            made = await registry.create("w1", "m1")
+            await registry.create("w1", f"only-{turn}")
+            found = await registry.call(registry.models.GetModel, pb.GetModelRequest(workspace="w1", name="m1"))
+            assert found == made
+            await store.delete_workspace("w1", "")
+        await store.create(wpb.Workspace(name="w1"))
+        kept = await registry.create("w1", "m1")
+
+        async def only_what_is_new() -> bool:
+            listed = await registry.call(registry.models.ListModels, pb.ListModelsRequest(workspace="-"))
+            return list(listed.models) == [kept]
+
+        await until(only_what_is_new)
+
+
+async def test_a_workspace_made_again_while_the_registry_was_away_is_empty(tmp_path: Path) -> None:
+    async with access_control(tmp_path) as (store, server):
+        await store.create(wpb.Workspace(name="w1"))
+        async with model_registry(tmp_path, server.port) as registry:
+            await registry.create("w1", "m1")
+        await store.delete_workspace("w1", "")
+        await store.create(wpb.Workspace(name="w1"))
+        async with model_registry(tmp_path, server.port) as registry:
+            created = await registry.create("w1", "m2")
+
+            async def gone() -> bool:
+                return not await registry.is_there("w1", "m1")
+
+            await until(gone)
+            assert (await registry.create("w1", "m1")).id != created.id
