@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -114,7 +115,7 @@ class Attempts:
         self._lister = lister
         self._sync = sync
         self._pace = pace
-        self._started = now_microseconds()
+        self._started = time.monotonic()
         self._recorder = Recorder(providers.schedule, providers.feed)
 
     async def run(self, claim: Claim) -> None:
@@ -193,9 +194,11 @@ class Attempts:
 
     def _status_after_failure(self, claim: Claim, provider: pb.Provider) -> pb.ProviderStatus.ValueType:
         now = now_microseconds()
+        tried = time.monotonic() - self._started  # whatever the wall clock does, nobody has failed for longer
+        changed = (now - claim.changed_at) / 1e6
         return status_after_failure(
             provider.status,
-            failing_seconds=(now - max(claim.changed_at, self._started)) / 1e6,
+            failing_seconds=min(changed, tried) if changed >= 0 else tried,
             age_seconds=(now - provider.created_at.ToMicroseconds()) / 1e6,
             grace_seconds=self._pace.grace,
             lost_seconds=self._pace.lost,

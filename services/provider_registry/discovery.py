@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+import time
 
 from services.provider_registry.attempt import Attempts
 from services.provider_registry.discovery_client import FETCH_TIMEOUT
@@ -22,6 +23,8 @@ _ROUND_SECONDS = 0.2
 """Pause between two claims."""
 _RETRY_SHARE = 0.5
 """Of the attempts at a time, for providers that failed before: each may last as long as the time-out."""
+_CLOCK_SECONDS = 5.0
+"""How often the schedule is held against the wall clock."""
 _LOOK_SECONDS = 5.0
 """How often the schedule is looked at unasked: another replica may have written without waking this one."""
 
@@ -31,8 +34,12 @@ _log = logging.getLogger(__name__)
 class Discovery:
     """Runs in every replica of the provider registry."""
 
-    def __init__(self, schedule: Schedule, feed: Feed, attempts: Attempts, *, concurrency: int) -> None:
-        """``concurrency``: attempts at a time."""
+    def __init__(
+        self, schedule: Schedule, feed: Feed, attempts: Attempts, *, concurrency: int, interval: float = 10.0
+    ) -> None:
+        """``concurrency``: attempts at a time; ``interval``: seconds between two, the longest wait that is planned."""
+        self._horizon = int((max(2 * interval, 60.0) + _LEASE_SECONDS) * 1e6)
+        self._set_right_at = 0.0
         self._schedule = schedule
         self._feed = feed
         self._attempts = attempts
@@ -63,6 +70,7 @@ class Discovery:
         if free <= 0:
             return _ROUND_SECONDS
         try:
+            await self._set_right()
             due = await self._schedule.next_due(retries=retries > 0)
             if due is None or due > now_microseconds():
                 wait = _LOOK_SECONDS if due is None else (due - now_microseconds()) / 1e6
@@ -78,6 +86,13 @@ class Discovery:
         for claim in claims:
             self._tasks.start(self._attempt(claim))
         return _ROUND_SECONDS if claims else 0.05  # another replica was faster
+
+    async def _set_right(self) -> None:
+        if (now := time.monotonic()) < self._set_right_at:
+            return
+        self._set_right_at = now + _CLOCK_SECONDS
+        if count := await self._schedule.set_right(self._horizon):
+            _log.warning("the wall clock went back: %d providers are discovered at once", count)
 
     async def _attempt(self, claim: Claim) -> None:
         retry = claim.failures > 0

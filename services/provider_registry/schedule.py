@@ -3,7 +3,9 @@
 These tables are not in the change log: a re-discovery that changes nothing must change nothing. Each row has a
 ticket, a number that only grows: claiming a row, changing its provider and setting its status take the next one.
 Work that comes back with an old ticket is thrown away, here and by the model registry (``provider_revision``).
-Whoever writes a provider as well has locked the feed before these rows: one order, so no deadlocks.
+
+One order of locks, so no deadlocks: whoever waits for these rows has locked the feed before (``Feed.lock``), so there
+is one of them at a time. Claiming, releasing and forgetting do without: they skip rows that somebody has locked.
 """
 
 from __future__ import annotations
@@ -102,6 +104,12 @@ def now_microseconds() -> int:
 def _next_ticket(now: int) -> sa.ColumnElement[int]:
     # The clock is in it so that a store restored from a backup does not hand out numbers that were used.
     return sa.case((DISCOVERY.c.ticket < now, now), else_=DISCOVERY.c.ticket + 1)
+
+
+def _free(where: sa.ColumnElement[bool]) -> sa.ColumnElement[bool]:
+    """Narrow a condition to rows that nobody has locked, and lock these."""
+    free = sa.select(DISCOVERY.c.provider_id).where(where).with_for_update(skip_locked=True)
+    return DISCOVERY.c.provider_id.in_(free)
 
 
 class Schedule:
@@ -262,7 +270,20 @@ class Schedule:
         """End the leases of ``holder``; of everybody with None, when no other process can have any."""
         whose = sa.true() if holder is None else DISCOVERY.c.holder == holder
         async with self._database.write() as tx:
-            await self._set(tx, sa.and_(whose, DISCOVERY.c.lease_until > 0), **_UNLEASED)
+            await self._set(tx, _free(sa.and_(whose, DISCOVERY.c.lease_until > 0)), **_UNLEASED)
+
+    async def set_right(self, horizon: int) -> int:
+        """Make due what is planned or leased for longer than ``horizon`` microseconds; returns how many.
+
+        Nobody plans as far ahead: the wall clock, which replicas share, has gone back since.
+        """
+        now = now_microseconds()
+        beyond = sa.or_(DISCOVERY.c.next_attempt > now + horizon, DISCOVERY.c.lease_until > now + horizon)
+        async with self._database.read() as tx:
+            if (await tx.execute(sa.select(DISCOVERY.c.provider_id).where(beyond).limit(1))).first() is None:
+                return 0
+        async with self._database.write() as tx:
+            return await self._set(tx, _free(beyond), next_attempt=now, **_UNLEASED)
 
     # -- tombstones
 
@@ -276,7 +297,9 @@ class Schedule:
         """Drop tombstones that the model registry has acknowledged."""
         ids = [tombstone.provider_id for tombstone in tombstones]
         async with self._database.write() as tx:
-            await tx.execute(sa.delete(TOMBSTONES).where(TOMBSTONES.c.provider_id.in_(ids)))
+            free = sa.select(TOMBSTONES.c.provider_id).where(TOMBSTONES.c.provider_id.in_(ids))
+            free = free.with_for_update(skip_locked=True)  # another replica forgets the same ones
+            await tx.execute(sa.delete(TOMBSTONES).where(TOMBSTONES.c.provider_id.in_(free)))
 
     async def _set(self, tx: AsyncConnection, where: sa.ColumnElement[bool], **values: object) -> int:
         return int((await tx.execute(sa.update(DISCOVERY).where(where).values(**values))).rowcount)

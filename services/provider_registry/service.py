@@ -95,7 +95,10 @@ class ProviderRegistryService:
             if self._seed_key is not None:
                 await seeds.store_key(self._providers, self._secrets, self._seed_key)
         attempts = Attempts(self._providers, self._secrets, lister=self._lister, sync=self._sync, pace=self._pace)
-        discovery = Discovery(self._schedule, self._feed, attempts, concurrency=self._pace.concurrency)
+        pace = self._pace
+        discovery = Discovery(
+            self._schedule, self._feed, attempts, concurrency=pace.concurrency, interval=pace.interval
+        )
         self._tasks.start(self._workspaces.follower.run())
         self._tasks.start(compact_forever(self._feed))
         self._tasks.start(discovery.run())
