@@ -10,8 +10,8 @@ import pytest_asyncio
 
 from tests import postgres as postgres_server
 from tests.cluster import Cluster, running
-from tests.postgres import Postgres
-from tests.stores import ON_POSTGRESQL, url_of
+from tests.postgres import ENGINES, Postgres, placed
+from tests.stores import url_of
 from tests.upstream import ScriptedUpstream
 
 
@@ -43,15 +43,14 @@ def postgres_url(postgres: Postgres) -> Iterator[str]:
         yield url
 
 
-@pytest.fixture(params=["sqlite", "postgresql"])
-def engine(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+@pytest.fixture(params=ENGINES)
+def engine(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[str]:
     """Each engine in turn: where ``tests.stores.open_store`` has the stores of the test's folder. Returns its name.
 
     A module whose tests hold for both says ``pytestmark = pytest.mark.usefixtures("engine")``.
     """
-    if request.param == "postgresql":
-        (tmp_path / ON_POSTGRESQL).write_text(request.getfixturevalue("postgres_url"))
-    return str(request.param)
+    with placed(request, tmp_path):
+        yield request.param
 
 
 @pytest.fixture

@@ -11,6 +11,7 @@ import httpx
 import pytest
 import pytest_asyncio
 
+from tests.postgres import ENGINES, placed
 from tests.registry_stack import registry_stack
 
 WORKSPACES = "/apis/entities/v2/workspaces"
@@ -22,18 +23,22 @@ FILTERED = MODELS.replace("default", "filters")
 HOST = "http://127.0.0.1:9"
 
 
-@pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def shared(tmp_path_factory: pytest.TempPathFactory) -> AsyncIterator[httpx.AsyncClient]:
+@pytest_asyncio.fixture(scope="module", loop_scope="module", params=ENGINES)
+async def shared(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> AsyncIterator[httpx.AsyncClient]:
     """For tests that change nothing; the workspace ``filters`` has three models."""
-    async with registry_stack(tmp_path_factory.mktemp("shared")) as client:
-        await client.post(WORKSPACES, json={"name": "filters"})
-        for name, project in [("alpha", None), ("beta", "p"), ("gamma", None)]:
-            await client.post(FILTERED, json={"name": name, "project": project})
-        yield client
+    folder = tmp_path_factory.mktemp("shared")
+    with placed(request, folder):
+        async with registry_stack(folder) as client:
+            await client.post(WORKSPACES, json={"name": "filters"})
+            for name, project in [("alpha", None), ("beta", "p"), ("gamma", None)]:
+                await client.post(FILTERED, json={"name": name, "project": project})
+            yield client
 
 
 @pytest.fixture
-async def http(tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
+async def http(engine: str, tmp_path: Path) -> AsyncIterator[httpx.AsyncClient]:
     async with registry_stack(tmp_path) as client:
         yield client
 
