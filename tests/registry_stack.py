@@ -29,6 +29,13 @@ PUBLIC = ("Workspaces", "ModelRegistry", "VirtualModels", "ProviderRegistry", "S
 @asynccontextmanager
 async def registry_stack(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
     """Run the registries with their stores and files in ``folder``; the client talks to their REST surface."""
+    async with both_surfaces(folder) as (client, _):
+        yield client
+
+
+@asynccontextmanager
+async def both_surfaces(folder: Path) -> AsyncIterator[tuple[httpx.AsyncClient, Stubs]]:
+    """The same, with the gRPC stubs of the registries beside it."""
     token = load_or_create_token(folder / "service.token")
     policy = {f"junctor.v1.{name}": Access.PUBLIC for name in PUBLIC}
     server = create_server(policy=policy, token=token)
@@ -57,7 +64,8 @@ async def registry_stack(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
         stubs = Stubs.of(access_control=peer, model_registry=peer, provider_registry=peer, inference_router=peer)
         app = create_app(routers=[APIRouter(routes=registries.routes(stubs))], ready=lambda: True, version="1")
         transport = httpx.ASGITransport(app)
-        yield await stack.enter_async_context(httpx.AsyncClient(transport=transport, base_url="http://edge"))
+        client = httpx.AsyncClient(transport=transport, base_url="http://edge")
+        yield await stack.enter_async_context(client), stubs
 
 
 def _free_port() -> int:
