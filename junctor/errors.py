@@ -71,6 +71,17 @@ class JunctorError(Exception):
         self.retry_after = retry_after
         """Seconds to wait before another try; None: waiting is not known to help."""
 
+    @property
+    def status(self) -> int | None:
+        """HTTP status of the answer that this was told by; None: it came another way, or no answer came."""
+        given = self.metadata.get("status", "")
+        return int(given) if given.isdecimal() else None
+
+    @property
+    def request_id(self) -> str:
+        """Identifies the call in the server's logs and traces; empty if it is not known."""
+        return self.metadata.get("request_id", "")
+
 
 class InvalidArgument(JunctorError):
     """The request is wrong in itself; sending it again will not help."""

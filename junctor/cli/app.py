@@ -66,6 +66,7 @@ BUILT_IN = {
 SERVER_HELP = {
     "up": "Start all services and the HTTP edge in one process.",
     "demo-provider": "Run the demo provider alone.",
+    "detect": "Make providers of model servers and keys on this machine.",
     "admin": "Maintenance of a server's data.",
 }
 """Help of the server's commands, so that listing them needs none of the server's packages."""

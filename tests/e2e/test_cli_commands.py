@@ -17,6 +17,7 @@ from typer.testing import CliRunner, Result
 
 from junctor.cli.app import BUILT_IN, build
 from junctor.cli.lazy import load
+from services.up.vendors import VENDORS
 from tests.cluster import Cluster
 from tests.upstream import Json, ScriptedUpstream, Sse
 
@@ -278,6 +279,18 @@ def test_other_snippets_name_model_and_address(tmp_path: Path, lang: str) -> Non
         assert '"lab/m"' in shown
         assert "h:50051" in shown or "http://h:1" in shown
         assert "$" not in shown.replace("${", "")
+
+
+async def test_detect_tells_what_came_of_each_finding(junctor: Run) -> None:
+    none = {vendor.variable: "" for vendor in VENDORS}
+    elsewhere = none | {"OPENAI_API_KEY": "sk-detected", "OPENAI_BASE_URL": "http://llm.corp.example/v1"}
+    done = await junctor("detect", **elsewhere)
+    [found] = [each for each in json.loads(done.stdout) if each["source"] == "OPENAI_API_KEY"]
+    assert (found["state"], "OPENAI_BASE_URL" in found["note"]) == ("left alone", True)
+    assert "sk-detected" not in done.output
+    assert "OPENAI_API_KEY" not in (await junctor("detect", "-o", "csv", **none)).stdout
+    away = await junctor("detect", **none, JUNCTOR_BASE_URL="http://127.0.0.1:1", code=1)
+    assert away.stderr.startswith("junctor: ")
 
 
 def test_config_and_auth_need_no_server_and_redact_tokens(tmp_path: Path) -> None:

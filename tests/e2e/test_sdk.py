@@ -92,8 +92,8 @@ async def test_lists_walk_all_pages_and_take_filter_and_sort(client: AsyncClient
 async def test_errors_are_typed_with_status_reason_and_request_id(client: AsyncClient) -> None:
     with pytest.raises(errors.ResourceNotFound) as missing:
         await client.models.get("absent")
-    assert missing.value.metadata["status"] == "404"
-    assert missing.value.metadata["request_id"]
+    assert missing.value.status == 404
+    assert missing.value.request_id
     with pytest.raises(errors.InvalidField) as bad:
         await client.models.create("Not A Name")
     assert [violation.field for violation in bad.value.violations] == ["name"]

@@ -256,7 +256,7 @@ async def main() -> int:
         try:
             await client.virtual_models.update("v", default_model_entity="w/m")
         except JunctorError as error:
-            print(error.reason, error.metadata["request_id"])
+            print(error.reason, error.status, error.request_id)
         return page.total_results
 """
 
