@@ -152,7 +152,8 @@ class ResourceStore(Generic[M]):
 
     async def fetch(self, tx: AsyncConnection, workspace: str, name: str) -> M:
         """Return one resource as ``tx`` sees it. Raises ResourceNotFound."""
-        found = await self.find(tx, workspace, name) if names.is_name(name) else None
+        storable = names.is_name(name) and "\0" not in workspace  # PostgreSQL takes no NUL
+        found = await self.find(tx, workspace, name) if storable else None
         if found is None:
             raise self.not_found(workspace, name)
         return found
@@ -370,6 +371,7 @@ class ResourceStore(Generic[M]):
 
     async def _replay(self, tx: AsyncConnection, request_id: str, *digests: str) -> M | None:
         """Return the first answer to a create that has one of these digests. Raises InvalidField for another one."""
+        _check_request_id(request_id)
         row = (await tx.execute(sa.select(REQUESTS).where(REQUESTS.c.request_id == request_id))).one_or_none()
         if row is None:
             return None
@@ -378,8 +380,6 @@ class ResourceStore(Generic[M]):
         return self.decode(row.body)
 
     async def _remember(self, tx: AsyncConnection, request_id: str, digest: str, created: M) -> None:
-        if len(request_id) > REQUEST_ID_LIMIT:
-            raise InvalidField.of(FieldViolation("request_id", f"must be at most {REQUEST_ID_LIMIT} characters"))
         now = _now()
         await tx.execute(sa.delete(REQUESTS).where(REQUESTS.c.at < now - REQUEST_KEEP_SECONDS * 1_000_000))
         values: Mapping[str, Any] = {
@@ -390,6 +390,13 @@ class ResourceStore(Generic[M]):
             "at": now,
         }
         await tx.execute(sa.insert(REQUESTS).values(values))
+
+
+def _check_request_id(request_id: str) -> None:
+    if len(request_id) > REQUEST_ID_LIMIT:
+        raise InvalidField.of(FieldViolation("request_id", f"must be at most {REQUEST_ID_LIMIT} characters"))
+    if "\0" in request_id:
+        raise InvalidField.of(FieldViolation("request_id", "must not contain NUL"))
 
 
 def _now() -> int:

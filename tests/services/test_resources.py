@@ -104,8 +104,9 @@ async def test_errors_say_what_the_contract_says(models: Models) -> None:
         with pytest.raises(ResourceNotFound) as caught:
             await models.get("w1", name)
         assert caught.value.message == f"Model with workspace 'w1' and name '{name}' not found"
-    with pytest.raises(ResourceNotFound):
-        await models.delete("w2", "m1")
+    for workspace in ("w2", "w\x001", ""):
+        with pytest.raises(ResourceNotFound):
+            await models.delete(workspace, "m1")
 
 
 async def test_a_stale_version_changes_nothing(models: Models) -> None:
@@ -161,9 +162,16 @@ async def test_a_request_id_is_refused_for_another_payload_or_kind(stores: Model
         await stores.virtual_models.create(virtual, request_id="r1")
 
 
-async def test_a_long_request_id_is_refused_and_creates_nothing(models: Models) -> None:
-    with pytest.raises(InvalidField, match="request_id: must be at most 64 characters"):
-        await models.create(model("m1"), request_id="r" * (REQUEST_ID_LIMIT + 1))
+@pytest.mark.parametrize(
+    ("request_id", "rule"),
+    [("r" * (REQUEST_ID_LIMIT + 1), "must be at most 64 characters"), ("r\x00", "must not contain NUL")],
+    ids=["long", "nul"],
+)
+async def test_a_request_id_that_cannot_be_kept_is_refused_and_creates_nothing(
+    models: Models, request_id: str, rule: str
+) -> None:
+    with pytest.raises(InvalidField, match=f"request_id: {rule}"):
+        await models.create(model("m1"), request_id=request_id)
     assert await log(models) == []
 
 
