@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
@@ -72,15 +73,25 @@ class Registries:
 
 @asynccontextmanager
 async def registries(
-    folder: Path, *, database_url: str | None = None, groups: Sequence[Sequence[str]] = (REGISTRIES,), **environ: str
+    folder: Path,
+    *,
+    database_url: str | None = None,
+    groups: Sequence[Sequence[str]] = (REGISTRIES,),
+    program: Sequence[str] = (),
+    **environ: str,
 ) -> AsyncIterator[Registries]:
-    """Start the registries, by default all in one process; they are killed at the end of the block."""
+    """Start the registries, by default all in one process; they are killed at the end of the block.
+
+    ``program``: a module of Python and its first arguments, instead of ``junctord``.
+    """
     async with deployment(folder, *groups) as made, AsyncExitStack() as stack:
         if database_url is not None:
             environ["JUNCTOR_DATABASE_URL"] = database_url
             await migrate(folder, database_url)
         for process in made.processes.values():
             process.environ |= environ
+            if program:
+                process.command = (sys.executable, "-m", *program, *process.command[1:])
             await process.start()
         peers = {name: open_peer(f"127.0.0.1:{made.grpc_ports[name]}", name=name) for name in REGISTRIES}
         for peer in peers.values():
@@ -117,8 +128,9 @@ class Resource:
     peer: Peer
     _calls: dict[str, Callable[..., tuple[Any, Any]]] = field(default_factory=dict)
 
-    async def create(self, name: str, text: str, *, request_id: str = "") -> Any:
-        return await self.peer.call(*self._calls["create"](name, text, request_id))
+    async def create(self, name: str, text: str, *, request_id: str = "", **fields: Any) -> Any:
+        """Create; ``fields`` are a provider's."""
+        return await self.peer.call(*self._calls["create"](name, text, request_id, **fields))
 
     async def update(self, name: str, text: str, version: str = "") -> Any:
         return await self.peer.call(*self._calls["update"](name, text, version))
@@ -200,18 +212,15 @@ def _provider(peers: dict[str, Peer]) -> Resource:
     stub = provider_registry_pb2_grpc.ProviderRegistryStub(peer.channel)
     mask = {"paths": ["description"]}
 
-    def made(name: str, text: str, version: str = "") -> Any:
-        return pb.Provider(
-            workspace="default",
-            name=name,
-            description=text,
-            host_url="http://127.0.0.1:9",
-            static_models={"values": []},
-            resource_version=version,
-        )
+    def made(name: str, text: str, version: str = "", **fields: Any) -> Any:
+        fields = fields or {"host_url": "http://127.0.0.1:9", "static_models": {"values": []}}
+        return pb.Provider(workspace="default", name=name, description=text, resource_version=version, **fields)
+
+    def create(name: str, text: str, request_id: str, **fields: Any) -> tuple[Any, Any]:
+        return stub.CreateProvider, pb.CreateProviderRequest(provider=made(name, text, **fields), request_id=request_id)
 
     calls: dict[str, Callable[..., tuple[Any, Any]]] = {
-        "create": lambda n, t, r: (stub.CreateProvider, pb.CreateProviderRequest(provider=made(n, t), request_id=r)),
+        "create": create,
         "update": lambda n, t, v: (
             stub.UpdateProvider,
             pb.UpdateProviderRequest(provider=made(n, t, v), update_mask=mask),
