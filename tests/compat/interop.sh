@@ -48,6 +48,7 @@ compile() {
   test -z "$(gofmt -l examples/go)" || { echo "interop: gofmt would change examples/go" >&2; return 1; }
   go build -o "$work/client" ./examples/go
   go build -o "$work/watch" ./examples/go/watch
+  go build -o "$work/chat" ./examples/go/chat
   echo "interop: $(ls "$work/go/src/junctor/v1" | wc -l | tr -d ' ') stubs and examples/go compile with $(go version)"
 }
 
@@ -91,4 +92,7 @@ compile
 start
 "$work/client" -target "127.0.0.1:$grpc" || { tail -n 40 "$work/junctor.log" >&2; exit 1; }
 PYTHONPATH=. "$bin/python" -m tests.compat.watch_restart "$work/watch" "$work/deployment"
+
+# Typed inference from Go and Python against five processes, with a stream that is silent for 45 s.
+PYTHONPATH=. "$bin/python" -m tests.compat.chat_programs "$work/chat" "$work/five"
 echo "interop: ok"

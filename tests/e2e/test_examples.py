@@ -62,6 +62,15 @@ async def test_watch_begins_with_what_there_is(target: str) -> None:
     assert lines[2].startswith("SYNCED")
 
 
+async def test_chat_makes_every_kind_of_call(target: str) -> None:
+    lines = (await run("chat.py", target)).splitlines()
+    assert lines[0].startswith("chat: 'You said: Hello from Python")
+    assert lines[1] == "cancel: stopped"
+    assert lines[2] == "error: NOT_FOUND, reason NO_ROUTE, domain junctor, pushback None"
+    assert lines[3] == "embeddings: 320 of 5242880 bytes"
+    assert "VERDICT_COMPLETE" in lines[4]
+
+
 def test_every_example_is_run_here() -> None:
     here = Path(__file__).read_text()
     missing = [path.name for path in EXAMPLES.glob("*.py") if f'"{path.name}"' not in here]
