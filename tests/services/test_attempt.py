@@ -4,6 +4,7 @@ import asyncio
 from contextlib import suppress
 
 import pytest_asyncio
+from sqlalchemy import event
 
 from junctor.v1 import provider_registry_pb2 as pb
 from services.provider_registry.attempt import Attempts, Pace
@@ -159,3 +160,60 @@ async def test_providers_that_a_dead_process_held_are_discovered_at_once_after_a
         with suppress(asyncio.CancelledError):
             await loop
     assert len(await store.schedule.claim("next", limit=1, lease=LONG)) == 1
+
+
+async def again(store):
+    """Make everything due and claim it."""
+    async with store.transaction() as tx:
+        await tx.execute(DISCOVERY.update().values(next_attempt=0))
+    return await store.schedule.claim("me", limit=9, lease=LONG)
+
+
+async def test_a_set_counts_as_settled_once_it_was_put_since_the_last_change(store, tmp_path):
+    await add(store, "a1")
+    tries = attempts(store, tmp_path, Lister(["m1"]))
+    for _ in range(3):
+        (claimed,) = await again(store)
+        await tries.run(claimed)
+    async with store.transaction() as tx:
+        current = await store.fetch(tx, "default", "a1")
+        await store.reconfigure(tx, current, lambda p: setattr(p, "host_url", "http://new"))
+    for _ in range(2):
+        (claimed,) = await again(store)
+        await tries.run(claimed)
+    assert tries._sync.settled == [False, True, True, False, True]
+
+
+async def test_outcomes_that_change_nothing_are_recorded_together_and_take_no_revision(store, tmp_path):
+    for number in range(5):
+        await add(store, f"a{number}")
+    tries = attempts(store, tmp_path, Lister(["m1"]))
+    await asyncio.gather(*[tries.run(claimed) for claimed in await again(store)])
+    before = [await store.get("default", f"a{number}") for number in range(5)]
+    claims, written = await again(store), []
+    engine = store.feed.database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", lambda *given: written.append(given[2]))
+    await asyncio.gather(*[tries.run(claimed) for claimed in claims])
+    assert sum("UPDATE discovery" in statement for statement in written) == 1
+    assert [await store.get("default", f"a{number}") for number in range(5)] == before
+    assert (await store.schedule.next_due()) > now_microseconds()
+
+
+async def test_providers_that_are_away_leave_room_for_the_others(store, tmp_path):
+    for number in range(4):
+        await add(store, f"away{number}")
+    tries = attempts(store, tmp_path, Lister())
+    await asyncio.gather(*[tries.run(claimed) for claimed in await again(store)])
+    await again(store)
+    await store.schedule.release("me")
+    gated = Gated()
+    loop = asyncio.create_task(Discovery(store.schedule, store.feed, gated, concurrency=4).run())
+    try:
+        await until(lambda: len(gated.running) == 2)
+        await add(store, "new")
+        await until(lambda: "new" in gated.running)
+        assert len(gated.running) == 3  # two of those that are away, however many are due
+    finally:
+        loop.cancel()
+        with suppress(asyncio.CancelledError):
+            await loop

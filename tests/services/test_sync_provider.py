@@ -178,3 +178,27 @@ async def test_two_thousand_models_in_one_sync_break_no_watcher(registry: Regist
     async with asyncio.timeout(BOUND):
         await watching
     assert names == entities
+
+
+async def test_a_settled_set_that_is_in_force_is_not_written_again(registry: Registry) -> None:
+    revision, _ = await registry.sync("m1", revision=5)
+    for newer in (6, 7):
+        assert await registry.sync("m1", revision=newer, settled=True) == (revision, True)
+    assert await registry.sync("m1", revision=5) == (revision, True)  # 7 was not taken down
+
+
+@pytest.mark.parametrize("before", [("m1",), ("m1", "m2", "m3")], ids=["one more", "one less"])
+async def test_a_settled_set_that_differs_is_taken_in(registry: Registry, before: tuple[str, ...]) -> None:
+    await registry.sync(*before, revision=5)
+    await registry.sync("m1", "m2", revision=6, settled=True)
+    assert [await registry.has_virtual(name) for name in ("m1", "m2", "m3")] == [True, True, False]
+
+
+async def test_a_settled_set_heals_what_was_deleted_by_hand(registry: Registry) -> None:
+    await registry.sync("m1", revision=5)
+    await registry.sync("m1", revision=6, settled=True)
+    await registry.stores.virtual_models.delete("w1", "m1")
+    await registry.stores.models.delete("w1", "m1")
+    await registry.sync("m1", revision=7, settled=True)
+    assert await registry.has_virtual("m1")
+    assert await registry.providers_of("m1") == ["w1/p1"]
