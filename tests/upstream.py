@@ -152,6 +152,7 @@ class ScriptedUpstream:
         for task in tasks:
             task.cancel()
         ended = await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.sleep(0)  # a transport that was aborted closes its socket in the next turn
         broken = self._broken + [error for error in ended if isinstance(error, Exception)]
         if broken:  # a mistake in a behaviour must not look like a fault of the code under test
             raise broken[0]
