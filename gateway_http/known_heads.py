@@ -1,8 +1,9 @@
 """The request heads that a client repeats on its connection: judged and taken apart once, found again by their bytes.
 
 Nothing but the digits of the one ``content-length`` may differ, and none may be longer than the one that passed, so
-whatever :func:`gateway_http.limits.read_head` and :func:`gateway_http.paths.match` said of it still holds. A third of
-what a request costs before its first await is spent on its head.
+whatever :func:`gateway_http.limits.read_head` and :func:`gateway_http.paths.match` said of it still holds. (Without
+its digits a head is no other's: where they stood a field would be left without a value, and such a one is refused.)
+A third of what a request costs before its first await is spent on its head.
 """
 
 from __future__ import annotations
@@ -25,8 +26,6 @@ _VARYING = frozenset((b"x-request-id", b"traceparent"))
 @dataclass(slots=True)
 class _Kept:
     size: int
-    at: int
-    """Where the digits stood."""
     head: RequestHead
     target: tuple[Route, str, str, str, bytes, bytes, KnownHeaders]
 
@@ -45,7 +44,7 @@ class KnownHeads:
             return None
         at, end = found.span(1)
         kept = self._kept.get(block[:at] + block[end:])
-        if kept is None or kept.at != at or len(block) > kept.size:
+        if kept is None or len(block) > kept.size:
             return None
         head = kept.head
         length = int(found[1])
@@ -67,4 +66,4 @@ class KnownHeads:
         at, end = found.span(1)
         headers = KnownHeaders(field for field in head.headers if field[0] != b"content-length")
         target = (call.route, call.workspace, call.name, call.method, call.path, call.query, headers)
-        self._kept[block[:at] + block[end:]] = _Kept(len(block), at, head, target)
+        self._kept[block[:at] + block[end:]] = _Kept(len(block), head, target)

@@ -33,7 +33,9 @@ class BufferedSink:
         self._paused = False
         self._news = False
         self._over = False
-        self._wake = asyncio.Event()
+        self._loop = asyncio.get_running_loop()
+        # Not an Event, which looks its loop up at each wait: before 3.12 that is a system call.
+        self._waiter: asyncio.Future[None] | None = None
 
     def head(self, head: Head, source: Source) -> None:
         """Take the head."""
@@ -59,7 +61,7 @@ class BufferedSink:
         if not task.cancelled():
             task.exception()  # looked at here, so that a consumer that went away leaves no warning behind
         self._over, self._source = True, None
-        self._wake.set()
+        self._wake()
 
     async def more(self) -> bool:
         """Wait until there is something new to :meth:`take`; False: the call is over and all was taken."""
@@ -67,8 +69,8 @@ class BufferedSink:
         while not self._news:
             if self._over:
                 return False
-            self._wake.clear()
-            await self._wake.wait()
+            self._waiter = self._loop.create_future()
+            await self._waiter
         return True
 
     def take(self) -> bytes:
@@ -90,7 +92,13 @@ class BufferedSink:
 
     def _tell(self) -> None:
         self._news = True
-        self._wake.set()
+        if self._waiter is not None:
+            self._wake()
+
+    def _wake(self) -> None:
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def _relieve(self) -> None:
         if self._paused and self._source is not None and self._size <= RESUME_BELOW:

@@ -43,7 +43,14 @@ class InvokeServicer:
         task = start(self._invoker, call, sink, context)
         try:
             with pushback(context):
-                async for message in _messages(sink, call.request_id):
+                head_sent = False
+                while await sink.more():
+                    message = router_pb.InvokeResponse(data=sink.take())
+                    if not head_sent and sink.response is not None:
+                        head_sent = True
+                        message.head.CopyFrom(frames.head_to(sink.response, call.request_id))
+                    if sink.outcome is not None and sink.whole:
+                        message.tail.CopyFrom(frames.verdict_to(sink.outcome))
                     yield message
                 await task
         finally:
@@ -102,15 +109,3 @@ def cap_by_deadline(call: Call, context: grpc.aio.ServicerContext[Any, Any]) -> 
 
 async def _outcome(invoker: Invoker, call: Call, sink: BufferedSink) -> Outcome:
     return await invoker.invoke(call, sink)
-
-
-async def _messages(sink: BufferedSink, request_id: str) -> AsyncIterator[router_pb.InvokeResponse]:
-    head_sent = False
-    while await sink.more():
-        message = router_pb.InvokeResponse(data=sink.take())
-        if not head_sent and sink.response is not None:
-            head_sent = True
-            message.head.CopyFrom(frames.head_to(sink.response, request_id))
-        if sink.whole and sink.outcome is not None:
-            message.tail.CopyFrom(frames.verdict_to(sink.outcome))
-        yield message
