@@ -12,6 +12,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from grpc_health.v1 import health_pb2
+
 from services.settings_table import GATEWAY, PORTS
 from tests.e2e.core import thread
 from tests.e2e.processes import deployment
@@ -63,6 +65,8 @@ async def main(go: str, folder: str) -> None:
     ):
         await five.start(order=random.Random())
         await five.http_ready()
+        for name in PORTS:
+            await five.health_becomes(name, health_pb2.HealthCheckResponse.SERVING)
         async with five.access() as access:
             await thread(access, upstream)
         upstream.always(Chat(), path="/v1/chat/completions")
