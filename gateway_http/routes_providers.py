@@ -64,10 +64,15 @@ def routes(service: Service[ProviderRegistryAsyncStub]) -> list[Route]:
         request.workspace, request.name = call.path["workspace"], call.path["name"]
         return providers.written(await providers.write(reader, stub.UpdateProviderStatus, request))
 
+    async def reset(call: Call) -> Answer:
+        request = pb.ResetProviderHealthRequest(workspace=call.path["workspace"], name=call.path["name"])
+        return providers.written(await service.peer.call(stub.ResetProviderHealth, request))
+
     return [
         route(PATH, GET=providers.list, POST=providers.create),
         route(PATH + "/{name}", GET=providers.get, PUT=replace, DELETE=providers.delete),
         route(PATH + "/{name}/status", PUT=set_status),
+        route(PATH + "/{name}/reset", POST=reset),
     ]
 
 

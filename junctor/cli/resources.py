@@ -213,5 +213,6 @@ for _verb, _told in (
     ("drain", "Give it no new calls; those under way finish."),
     ("disable", "Give it no calls."),
     ("enable", "Give it calls again."),
+    ("reset", "Forget its failures: try it again at once."),
 ):
     _admin(_verb, _told)

@@ -158,6 +158,10 @@ class AsyncProviders(AsyncCollection[Provider]):
         """Take calls again."""
         return await self.modify(name, workspace=workspace, admin_state="ACTIVE")
 
+    async def reset(self, name: str, *, workspace: str | None = None) -> Provider:
+        """Have every router forget its failures, so that it is tried again at once."""
+        return await self._transport.send(kinds.provider_reset(self._in(workspace), name))
+
     async def update_status(
         self, name: str, *, workspace: str | None = None, **fields: Unpack[StatusFields]
     ) -> Provider:

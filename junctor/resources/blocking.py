@@ -154,6 +154,10 @@ class Providers(Collection[Provider]):
         """Take calls again."""
         return self.modify(name, workspace=workspace, admin_state="ACTIVE")
 
+    def reset(self, name: str, *, workspace: str | None = None) -> Provider:
+        """Have every router forget its failures, so that it is tried again at once."""
+        return self._transport.send(kinds.provider_reset(self._in(workspace), name))
+
     def update_status(self, name: str, *, workspace: str | None = None, **fields: Unpack[StatusFields]) -> Provider:
         """Set the status by hand; it holds until the next successful discovery."""
         return self._transport.send(kinds.provider_status(self._in(workspace), name, {**fields}))

@@ -88,6 +88,12 @@ def provider_status(workspace: str, name: str, fields: Mapping[str, Any]) -> Req
     return Request("PUT", path, lambda got: Provider.read(decoded(got)), body=content(dict(fields)))
 
 
+def provider_reset(workspace: str, name: str) -> Request[Provider]:
+    """Have routers forget a provider's health."""
+    path = f"{PROVIDERS.path.format(workspace=segment(workspace, 'workspace'))}/{segment(name)}/reset"
+    return Request("POST", path, lambda got: Provider.read(decoded(got)))
+
+
 def changed_provider(provider: Provider, changes: Mapping[str, Any]) -> dict[str, Any]:
     """Return the full replace that changes a provider in ``changes`` alone.
 

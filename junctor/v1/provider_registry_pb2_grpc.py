@@ -61,6 +61,11 @@ class ProviderRegistryStub:
                 request_serializer=junctor_dot_v1_dot_provider__registry__pb2.UpdateProviderStatusRequest.SerializeToString,
                 response_deserializer=junctor_dot_v1_dot_provider__registry__pb2.Provider.FromString,
                 _registered_method=True)
+        self.ResetProviderHealth = channel.unary_unary(
+                '/junctor.v1.ProviderRegistry/ResetProviderHealth',
+                request_serializer=junctor_dot_v1_dot_provider__registry__pb2.ResetProviderHealthRequest.SerializeToString,
+                response_deserializer=junctor_dot_v1_dot_provider__registry__pb2.Provider.FromString,
+                _registered_method=True)
         self.DeleteProvider = channel.unary_unary(
                 '/junctor.v1.ProviderRegistry/DeleteProvider',
                 request_serializer=junctor_dot_v1_dot_provider__registry__pb2.DeleteProviderRequest.SerializeToString,
@@ -117,6 +122,14 @@ class ProviderRegistryServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def ResetProviderHealth(self, request, context):
+        """Has every router forget what it has learned of a provider's health: one that was put out for its failures, or that
+        asked to rest, is tried again at once. NOT_FOUND. Retry safety: always. Default deadline: 10 s.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
     def DeleteProvider(self, request, context):
         """Deletes a provider; its routes end at once. NOT_FOUND, ABORTED. Retry safety: safe, a second call is NOT_FOUND.
         Default deadline: 10 s.
@@ -158,6 +171,11 @@ def add_ProviderRegistryServicer_to_server(servicer, server):
             'UpdateProviderStatus': grpc.unary_unary_rpc_method_handler(
                     servicer.UpdateProviderStatus,
                     request_deserializer=junctor_dot_v1_dot_provider__registry__pb2.UpdateProviderStatusRequest.FromString,
+                    response_serializer=junctor_dot_v1_dot_provider__registry__pb2.Provider.SerializeToString,
+            ),
+            'ResetProviderHealth': grpc.unary_unary_rpc_method_handler(
+                    servicer.ResetProviderHealth,
+                    request_deserializer=junctor_dot_v1_dot_provider__registry__pb2.ResetProviderHealthRequest.FromString,
                     response_serializer=junctor_dot_v1_dot_provider__registry__pb2.Provider.SerializeToString,
             ),
             'DeleteProvider': grpc.unary_unary_rpc_method_handler(
@@ -306,6 +324,33 @@ class ProviderRegistry:
             target,
             '/junctor.v1.ProviderRegistry/UpdateProviderStatus',
             junctor_dot_v1_dot_provider__registry__pb2.UpdateProviderStatusRequest.SerializeToString,
+            junctor_dot_v1_dot_provider__registry__pb2.Provider.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def ResetProviderHealth(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/junctor.v1.ProviderRegistry/ResetProviderHealth',
+            junctor_dot_v1_dot_provider__registry__pb2.ResetProviderHealthRequest.SerializeToString,
             junctor_dot_v1_dot_provider__registry__pb2.Provider.FromString,
             options,
             channel_credentials,

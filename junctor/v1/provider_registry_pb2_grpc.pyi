@@ -52,6 +52,10 @@ class ProviderRegistryStub:
     """Sets status, message or served models by hand; they hold until the next successful discovery.
     NOT_FOUND, INVALID_ARGUMENT. Retry safety: always. Default deadline: 10 s.
     """
+    ResetProviderHealth: _grpc.UnaryUnaryMultiCallable[_provider_registry_pb2.ResetProviderHealthRequest, _provider_registry_pb2.Provider]
+    """Has every router forget what it has learned of a provider's health: one that was put out for its failures, or that
+    asked to rest, is tried again at once. NOT_FOUND. Retry safety: always. Default deadline: 10 s.
+    """
     DeleteProvider: _grpc.UnaryUnaryMultiCallable[_provider_registry_pb2.DeleteProviderRequest, _provider_registry_pb2.DeleteProviderResponse]
     """Deletes a provider; its routes end at once. NOT_FOUND, ABORTED. Retry safety: safe, a second call is NOT_FOUND.
     Default deadline: 10 s.
@@ -81,6 +85,10 @@ class ProviderRegistryAsyncStub(ProviderRegistryStub):
     UpdateProviderStatus: _aio.UnaryUnaryMultiCallable[_provider_registry_pb2.UpdateProviderStatusRequest, _provider_registry_pb2.Provider]  # type: ignore[assignment]
     """Sets status, message or served models by hand; they hold until the next successful discovery.
     NOT_FOUND, INVALID_ARGUMENT. Retry safety: always. Default deadline: 10 s.
+    """
+    ResetProviderHealth: _aio.UnaryUnaryMultiCallable[_provider_registry_pb2.ResetProviderHealthRequest, _provider_registry_pb2.Provider]  # type: ignore[assignment]
+    """Has every router forget what it has learned of a provider's health: one that was put out for its failures, or that
+    asked to rest, is tried again at once. NOT_FOUND. Retry safety: always. Default deadline: 10 s.
     """
     DeleteProvider: _aio.UnaryUnaryMultiCallable[_provider_registry_pb2.DeleteProviderRequest, _provider_registry_pb2.DeleteProviderResponse]  # type: ignore[assignment]
     """Deletes a provider; its routes end at once. NOT_FOUND, ABORTED. Retry safety: safe, a second call is NOT_FOUND.
@@ -138,6 +146,16 @@ class ProviderRegistryServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_provider_registry_pb2.Provider, _abc.Awaitable[_provider_registry_pb2.Provider]]:
         """Sets status, message or served models by hand; they hold until the next successful discovery.
         NOT_FOUND, INVALID_ARGUMENT. Retry safety: always. Default deadline: 10 s.
+        """
+
+    @_abc_1.abstractmethod
+    def ResetProviderHealth(
+        self,
+        request: _provider_registry_pb2.ResetProviderHealthRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_provider_registry_pb2.Provider, _abc.Awaitable[_provider_registry_pb2.Provider]]:
+        """Has every router forget what it has learned of a provider's health: one that was put out for its failures, or that
+        asked to rest, is tried again at once. NOT_FOUND. Retry safety: always. Default deadline: 10 s.
         """
 
     @_abc_1.abstractmethod

@@ -12,6 +12,7 @@ import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import replace
 
+from junctor import names
 from junctor.channel import Peer
 from junctor.errors import JunctorError
 from junctor.v1 import provider_registry_pb2 as pb
@@ -43,6 +44,8 @@ class CatalogKeeper:
         """``egress`` is what the settings say of proxies and TLS; None: nothing."""
         self._egress = egress or Egress()
         self._origins: dict[Origin, Origin] = {}
+        self.on_health_reset: Callable[[str], None] = _ignore
+        """Hears of the providers (``workspace/name``) whose health is to be forgotten."""
         self.on_retired: Callable[[Origin], None] = _ignore
         """Hears of origins that no longer are a provider's: its URL, proxy, certificate changed, or it is gone."""
         self._registry = provider_registry
@@ -174,7 +177,10 @@ class CatalogKeeper:
     def put_provider(self, message: pb.Provider) -> None:
         """Take one provider."""
         key = (message.workspace, message.name)
+        known = self._messages.get(key)
         self._messages[key] = message
+        if known is not None and known.health_resets != message.health_resets:
+            self.on_health_reset(names.join(*key))
         secrets = self.secrets.want(secrets_of(message), key)
         try:
             entry = self._shared(provider_entry(message, secrets, self._egress))
@@ -281,8 +287,8 @@ class CatalogKeeper:
         self._changed()
 
 
-def _ignore(origin: Origin) -> None:
-    """Nobody keeps connections."""
+def _ignore(_what: object) -> None:
+    """Nobody keeps connections, or health."""
 
 
 class _Providers:

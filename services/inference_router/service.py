@@ -76,6 +76,7 @@ class InferenceRouterService:
         timers = Timers(options.connect_timeout, options.first_byte_timeout, options.idle_timeout)
         figures = Figures(options.total_timeout, timers, options.request_headers, ping_seconds=options.ping_seconds)
         self._router = Router(self._keeper, self._client, figures)
+        self._keeper.on_health_reset = self._router.ledger.reset
         self._tasks = Tasks("inference_router")
         self._file: CatalogFile | None = None
         if options.catalog_file is not None and options.keyring is not None:

@@ -85,6 +85,11 @@ class ProviderRegistryServicer(provider_registry_pb2_grpc.ProviderRegistryServic
             return pb.Provider(workspace=request.workspace, name=request.name)
         return await self._by_hand.set(request)
 
+    async def ResetProviderHealth(self, request: pb.ResetProviderHealthRequest, context: Any) -> pb.Provider:
+        async with self._store.transaction() as tx:
+            current = await self._store.fetch(tx, request.workspace, request.name)
+            return await self._store.with_attempts(tx, await self._store.put(tx, current, _reset))
+
     async def DeleteProvider(self, request: pb.DeleteProviderRequest, context: Any) -> pb.DeleteProviderResponse:
         revision = await self._store.delete(request.workspace, request.name, resource_version=request.resource_version)
         return pb.DeleteProviderResponse(revision=str(revision))
@@ -130,6 +135,10 @@ class ProviderRegistryServicer(provider_registry_pb2_grpc.ProviderRegistryServic
                     f"Secret '{name}' not found in workspace '{asked.workspace}'",
                     resource=ResourceRef("secret", f"{asked.workspace}/{name}"),
                 )
+
+
+def _reset(provider: pb.Provider) -> None:
+    provider.health_resets += 1
 
 
 def _has_key(provider: pb.Provider) -> bool:

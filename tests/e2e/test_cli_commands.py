@@ -118,6 +118,7 @@ async def test_providers_from_create_over_drain_to_delete(junctor: Run, upstream
     waited = await junctor("wait", "inference", "provider", "up")
     assert waited.stderr == "provider default/up is ready: 1 model\n"
     assert json.loads((await junctor(*path, "drain", "up")).stdout)["admin_state"] == "DRAINING"
+    assert json.loads((await junctor(*path, "reset", "up")).stdout)["name"] == "up"
     assert "DRAINING" in (await junctor(*path, "list", "-o", "table")).stdout
     assert json.loads((await junctor(*path, "disable", "up")).stdout)["admin_state"] == "DISABLED"
     enabled = json.loads((await junctor(*path, "enable", "up")).stdout)

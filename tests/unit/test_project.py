@@ -31,6 +31,7 @@ READERS_OF_THE_ENVIRONMENT = {
     "junctor/config.py",
     "services/main.py",
     "services/up/command.py",
+    "services/up/detect_command.py",
 }
 
 
