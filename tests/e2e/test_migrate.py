@@ -286,3 +286,21 @@ async def test_the_command_is_used_as_its_help_says(arguments: list[str], rule: 
     command = Process("junctord", *arguments, folder=tmp_path)
     assert await command.run() == 2
     assert rule in command.stderr
+
+
+@pytest.mark.parametrize(
+    "command", [["junctor", "up", "--no-demo", "--no-detect"], ["junctord", *REGISTRIES, "--migrate"]]
+)
+async def test_up_migrates_by_itself_and_junctord_if_it_is_told_to(
+    command: list[str], postgres_url: str, tmp_path: Path
+) -> None:
+    script, *arguments = command
+    port = free_port()
+    arguments += ["--grpc-port", str(port), "--database-url", postgres_url, "--data-dir", str(tmp_path / "data")]
+    arguments += ["--port", str(free_port())]
+    async with process(script, *arguments, folder=tmp_path / "home", JUNCTOR_SEED="false") as running:
+        peer = open_peer(f"127.0.0.1:{port}", name="registries")
+        try:
+            await until(Registries(peer, running).serves)
+        finally:
+            await peer.close()

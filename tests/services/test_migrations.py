@@ -23,7 +23,7 @@ from services.model_registry.store import ModelStores
 from services.model_registry.sync import ProviderSyncer
 from services.runtime import schema
 from services.runtime.changes import Feed
-from services.runtime.db import Database
+from services.runtime.db import Database, open_database
 from services.runtime.db_start import StoreUnusable, opening
 from services.runtime.schema import Schema, SchemaUnfit
 from services.runtime.watch import Watcher
@@ -306,3 +306,41 @@ async def test_links_of_a_provider_go_with_its_incarnation_of_the_workspace(engi
             left: list[vpb.VirtualModel] = await stores.virtual_models.all(tx)
             assert [virtual.name for virtual in left] == ["m2"]
         assert await stores.places() == {("w1", "workspace-b")}
+
+
+async def test_a_server_needs_no_right_to_create_anything(postgres: Any, postgres_url: str, tmp_path: Path) -> None:
+    (tmp_path / "postgresql.url").write_text(postgres_url)
+    name = str(sa.make_url(postgres_url).database)
+    async with opened(tmp_path) as database:
+        await database.migrate(MODELS)
+    for statement in (  # as docs/databases.md has it
+        "CREATE ROLE junctor_server LOGIN",
+        "GRANT USAGE ON SCHEMA model_registry TO junctor_server",
+        "GRANT SELECT, INSERT, UPDATE, DELETE ON ALL TABLES IN SCHEMA model_registry TO junctor_server",
+    ):
+        postgres.execute(statement, database=name)
+    url = postgres_url.replace("postgres@", "junctor_server@")
+    database = open_database(url, schema="model_registry", migrates=False)
+    try:
+        await database.prepare(MODELS)
+        await ModelStores(Feed(database)).models.create(mpb.Model(workspace="w1", name="m1"))
+        await database.migrate(MODELS)  # nothing to do, and nothing to be allowed for it
+    finally:
+        await database.close()
+        postgres.execute("DROP OWNED BY junctor_server", database=name)
+        postgres.execute("DROP ROLE junctor_server")
+
+
+async def test_an_owner_of_a_schema_that_is_there_needs_no_right_on_the_database(
+    postgres: Any, postgres_url: str
+) -> None:
+    name = str(sa.make_url(postgres_url).database)
+    postgres.execute("CREATE ROLE junctor_owner LOGIN", database=name)
+    postgres.execute("CREATE SCHEMA model_registry AUTHORIZATION junctor_owner", database=name)
+    database = open_database(postgres_url.replace("postgres@", "junctor_owner@"), schema="model_registry")
+    try:
+        assert (await database.migrate(MODELS)).after.revision == "0002"
+    finally:
+        await database.close()
+        postgres.execute("DROP OWNED BY junctor_owner", database=name)
+        postgres.execute("DROP ROLE junctor_owner")
