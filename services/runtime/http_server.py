@@ -122,6 +122,11 @@ class HttpServer:
         self._listener = listener
         self.port = int(listener.getsockname()[1])
 
+    @property
+    def draining(self) -> bool:
+        """True once it ends."""
+        return self._server.draining
+
     async def quiesce(self) -> None:
         """Stop accepting; when it returns nearly every client knows. Requests under way go on."""
         if not self._server.draining and not self._task.done():

@@ -220,6 +220,44 @@ async def said(one: Process, word: str) -> bool:
     return one.stderr.count(f'"{word}"') > 0
 
 
+async def test_without_any_registry_all_goes_on_restarts_included_and_then_catches_up(
+    team: Deployment, ready: Thread
+) -> None:
+    saved = team.processes[TEAM].folder / "data" / "catalog.bin"
+    await until(lambda: exists(saved))
+    registries, one = team.processes[REGISTRIES[0]], team.processes[TEAM]
+    await registries.kill()
+    await core.every_route_answers(ready)
+    one.send(signal.SIGTERM)
+    assert await one.ended() == 0
+    await one.start()
+    await team.http_ready()
+    await until(lambda: all_ready(team), seconds=PATIENCE)
+    await core.every_route_answers(ready)
+    stale = await samples(team, "junctor_catalog_stale_seconds")
+    assert set(stale) == WORKERS
+    assert min(stale.values()) > 0  # the age of the copy on disk
+
+    async def older() -> bool:
+        return min((await samples(team, "junctor_catalog_stale_seconds")).values()) > max(stale.values())
+
+    await until(older)
+    await registries.start()
+
+    async def fresh() -> bool:
+        return max((await samples(team, "junctor_catalog_stale_seconds")).values()) < min(stale.values())
+
+    await until(fresh, seconds=PATIENCE)
+    async with ScriptedUpstream() as upstream:
+        await ready.access.add_provider("afterwards", upstream.url)
+        await until(lambda: catalogs_have(team, providers=2))
+        assert (await ready.http.delete(f"{core.MODELS}/default/providers/afterwards")).status_code == 204
+
+
+async def exists(path: Path) -> bool:
+    return path.exists()
+
+
 @pytest.mark.parametrize(
     ("flags", "code", "line"),
     [
