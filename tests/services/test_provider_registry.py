@@ -240,6 +240,26 @@ async def test_what_lies_in_a_deleted_workspace_is_removed_and_the_rest_stays(pl
     assert (await plane.get("up1")).status == pb.PROVIDER_STATUS_READY
 
 
+async def test_a_workspace_made_again_has_neither_providers_nor_secrets_of_the_one_before(plane):
+    for _ in range(3):
+        await plane.workspace("team")
+        await plane.secret("k1", "value", workspace="team")
+        await plane.create("up1", URL, workspace="team", static_models={"values": ["m1"]})
+        gone = await plane.ready("up1", "team")
+        await plane.access_control.call(plane.workspaces.DeleteWorkspace, wpb.DeleteWorkspaceRequest(name="team"))
+    await plane.workspace("team")
+    created = await plane.create("up1", URL, workspace="team", static_models={"values": ["m1"]})
+    assert created.id != gone.id
+    await until(lambda: any(r.provider_id == gone.id and not r.models for r in plane.models.requests))
+    assert [provider.id for provider in (await listed(plane, workspace="team")).providers] == [created.id]
+
+    async def has_no_secret():
+        found = await plane.public.call(plane.secrets.ListSecrets, spb.ListSecretsRequest(workspace="team"))
+        return found.total_size == 0
+
+    await until(has_no_secret)
+
+
 async def test_a_provider_in_a_workspace_made_a_moment_ago_is_never_taken_for_orphaned(plane):
     for number in range(5):
         await asyncio.gather(plane.workspace(f"team{number}"), plane.workspace(f"other{number}"))
