@@ -58,6 +58,7 @@ class Database:
         self._connect = connect
         self._tasks = Tasks(f"the store {schema}")
         self._probe: asyncio.Task[bool] | None = None
+        self._probed_until = 0.0
 
     @property
     def channel(self) -> str:
@@ -172,10 +173,11 @@ class Database:
         """Tell whether the database answers a trivial query, and its file is still there."""
         if self.is_sqlite and not self._file_is_there():
             return False  # open connections would go on, and every write would be lost with them
+        clock = asyncio.get_running_loop().time
         if self._probe is None or self._probe.done():
-            self._probe = self._tasks.start(self._probed())
-        # A server that says nothing is asked no second time before it has answered or been given up.
-        await asyncio.wait([self._probe], timeout=_PROBE_SECONDS)
+            self._probe, self._probed_until = self._tasks.start(self._probed()), clock() + _PROBE_SECONDS
+        # A server that says nothing is waited for once, and asked again when it has answered or been given up.
+        await asyncio.wait([self._probe], timeout=max(0.0, self._probed_until - clock()))
         return self._probe.done() and not self._probe.cancelled() and self._probe.result()
 
     async def _probed(self) -> bool:

@@ -22,6 +22,7 @@ from junctor.v1 import workspaces_pb2 as wpb
 from tests.provider_plane import running, until
 
 URL = "http://127.0.0.1:9"
+pytestmark = pytest.mark.usefixtures("engine")
 
 
 @pytest_asyncio.fixture
