@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import random
 import sqlite3
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager, closing
@@ -15,7 +16,8 @@ import pytest
 from services.provider_registry.secret_store import VALUES
 from services.provider_registry.secrets import Keyring, Sealed, ValueUnreadable, identity_of
 from tests.cluster import Access, running, until
-from tests.e2e.processes import Process
+from tests.e2e.processes import Process, deployment, status_is
+from tests.e2e.registries import REGISTRIES, migrate
 from tests.upstream import ScriptedUpstream
 
 MARK = "sk-nobody-must-see-this"
@@ -117,6 +119,43 @@ async def test_no_call_and_no_write_fails_while_the_key_is_rotated(tmp_path: Pat
     idle = {identity for identity, _ in stored} & {i for i, s in old_rows.items() if b"idle-" in i}
     assert len(idle) == IDLE
     assert [identity for identity in idle if old_rows[identity].wrapped_key in left] == []
+
+
+async def test_no_inference_call_of_real_processes_fails_while_the_key_is_rotated(
+    tmp_path: Path, request: pytest.FixtureRequest, engine: str, upstream: ScriptedUpstream
+) -> None:
+    key_file = tmp_path / "config" / "secret.key"
+    environ = {"JUNCTOR_SECRET_KEY_FILE": str(key_file)}
+    if engine == "postgresql":
+        environ["JUNCTOR_DATABASE_URL"] = request.getfixturevalue("postgres_url")
+        await migrate(tmp_path, environ["JUNCTOR_DATABASE_URL"])
+    async with deployment(tmp_path, REGISTRIES, ("inference-router", "gateway")) as made:
+        for process in made.processes.values():
+            process.environ |= environ
+        await made.start(order=random.Random(1))
+        await made.http_ready()
+        async with made.access() as access:
+            await until(lambda: status_is(access.http, SECRETS, 200))
+            await add_secret(access, "mine", f"{MARK}-mine")
+            await access.add_provider("up", upstream.url, api_key_secret_name="mine")
+            model = (await access.http.get("/v1/models")).json()["data"][0]["id"]
+
+            async def call(_: int) -> None:
+                answer = await access.http.post("/v1/chat/completions", json={"model": model, "messages": []})
+                assert answer.status_code == 200, answer.text
+                assert upstream.requests[-1].header("authorization") == f"Bearer {MARK}-mine"
+
+            (old,) = keys(tmp_path)
+            async with load(call) as counts:
+                data = ("--data-dir", str(tmp_path / REGISTRIES[0] / "data"))
+                folder = tmp_path / "command"
+                command = Process("junctor", "admin", "rotate-keys", *data, folder=folder, environ=environ)
+                assert await command.run() == 0, command.stderr
+                await until(lambda before=counts[0] + 5: _all_past(counts, [before]))
+            assert list(keys(tmp_path)) != [old]
+            assert key_file.stat().st_mode & 0o777 == 0o600
+            for process in made.processes.values():
+                assert MARK not in process.stderr + process.stdout
 
 
 async def _all_past(counts: list[int], before: list[int]) -> bool:

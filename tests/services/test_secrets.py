@@ -1,33 +1,39 @@
 """Secrets: what is returned, what is stored, and who may see a value."""
 
 import asyncio
+import base64
 import logging
 import os
 import stat
 from contextlib import aclosing
 
+import grpc
 import pytest
 import pytest_asyncio
+import sqlalchemy as sa
 
 from junctor.errors import (
     CredentialUnavailable,
     InvalidField,
+    PermissionDenied,
     ResourceExists,
     ResourceNotFound,
     StaleVersion,
     Unauthenticated,
     WorkspaceMissing,
 )
+from junctor.status import from_rpc_error
 from junctor.v1 import secrets_pb2 as pb
 from junctor.v1 import secrets_pb2_grpc, watch_pb2
 from services.provider_registry.schedule import Schedule
 from services.provider_registry.secret_store import VALUES, Rewrapped, SecretStore
 from services.provider_registry.secrets import Keyring, add_key
 from services.provider_registry.store import MIGRATIONS
-from services.runtime.auth import Secret
+from services.runtime.auth import Secret, token_metadata
 from services.runtime.changes import Feed
 from services.runtime.db import open_database
-from tests.provider_plane import running
+from tests.provider_plane import running, token
+from tests.stores import open_store
 from tests.upstream import Status
 
 VALUE = "sk-a-value-that-nobody-must-see-0123456789"
@@ -237,3 +243,61 @@ async def test_values_outlive_the_replacement_of_their_key_and_not_their_secret(
             assert (await tx.execute(VALUES.select())).all() == []
     finally:
         await database.close()
+
+
+@pytest.mark.parametrize(
+    ("shown", "answer"),
+    [((), Unauthenticated), ("wrong", PermissionDenied), ("right", None)],
+    ids=["no token", "a wrong token", "the right token"],
+)
+async def test_access_is_for_holders_of_the_service_token(plane, shown, answer):
+    await plane.secret("k1", VALUE)
+    wrong = token_metadata(Secret("another token, just as long as the right one is"))
+    metadata = {(): (), "wrong": wrong, "right": token()}[shown]
+    stub = secrets_pb2_grpc.SecretAccessStub(plane.public.channel)
+    request = pb.AccessSecretRequest(workspace="default", name="k1")
+    call = stub.AccessSecret(request, metadata=metadata)
+    if answer is None:
+        assert (await call).value == VALUE
+        return
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    error = from_rpc_error(caught.value)
+    assert type(error) is answer
+    assert VALUE not in str(caught.value)
+
+
+async def test_no_dump_of_a_store_has_a_value_in_any_coding(tmp_path, engine, upstream):
+    """Every table of both stores, whether the value is in force, was replaced, or went with its secret."""
+    values = [f"{VALUE}-{number}" for number in range(3)]
+    async with running(tmp_path) as plane:
+        await plane.secret("k1", values[0])
+        await plane.secret("k2", values[1])
+        await plane.create("up", upstream.url, api_key_secret_name="k1")
+        await plane.ready("up")
+        await update(plane, "k1", value=values[2])
+        await delete(plane, "k2")
+        with pytest.raises(ResourceExists):
+            await plane.secret("k1", values[1])
+        dumped = [await dump(tmp_path, store) for store in ("access_control", "provider_registry")]
+    assert all(b"k1" in dumped[1] and b"default" in text for text in dumped)
+    raw = values[0].encode()[:-2]
+    codings = [raw, raw.hex().encode(), base64.b64encode(raw)[:-4], base64.b64encode(b"x" + raw)[4:-4]]
+    assert [coding for coding in codings for text in dumped if coding.lower() in text.lower()] == []
+
+
+async def dump(folder, store):
+    """Every row of every table, and with SQLite the files as they are, the log included."""
+    database = open_store(folder, store)
+    try:
+        async with database.read() as tx:
+            tables = await tx.run_sync(
+                lambda connection: sa.inspect(connection).get_table_names(schema=None if database.is_sqlite else store)
+            )
+            rows = [row for table in tables for row in await tx.execute(sa.text(f'SELECT * FROM "{table}"'))]
+    finally:
+        await database.close()
+    assert rows
+    files = folder.glob(f"{store}.sqlite*") if database.is_sqlite else ()
+    cells = [cell if isinstance(cell, bytes) else str(cell).encode() for row in rows for cell in row]
+    return b"\n".join([*cells, *(file.read_bytes() for file in files)])
