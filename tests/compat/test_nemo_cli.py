@@ -96,6 +96,8 @@ async def test_models(nemo: Nemo, place: Place) -> None:
     assert await nemo("models", "get", "mine") == created
     again = await nemo("models", "create", "mine", "--description", "other", "--exist-ok")
     assert again == created
+    # An entity made by hand is an entry of the catalog: only what a provider serves can be called.
+    assert "No VirtualModel named" in await nemo("chat", "mine", "Hello", fails=True)
     updated = await nemo("models", "update", "mine", "--description", "b", "--backend-format", "OPENAI_CHAT")
     assert updated == updated | {"description": "b", "backend_format": "OPENAI_CHAT", "custom_fields": {"n": [1, 2.5]}}
     await nemo("models", "delete", "mine")
