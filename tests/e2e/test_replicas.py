@@ -15,6 +15,7 @@ import sqlalchemy as sa
 
 from junctor.channel import Peer, open_peer
 from junctor.v1 import provider_registry_pb2 as pb
+from junctor.v1 import secrets_pb2, secrets_pb2_grpc
 from services.provider_registry.schedule import DISCOVERY
 from tests.cluster import until
 from tests.e2e.processes import PATIENCE, Process, free_port
@@ -23,6 +24,7 @@ from tests.upstream import OpenAI, Received, ScriptedUpstream, Wire
 
 INTERVAL = 1
 PROVIDERS = 6
+ROUNDS = 40
 CREATED, READY = pb.PROVIDER_STATUS_CREATED, pb.PROVIDER_STATUS_READY
 GROUPS = (("access-control", "model-registry"), ("provider-registry",))
 
@@ -147,3 +149,30 @@ async def statuses(both: Pair) -> dict[str, list[int]]:
         if steps[-1:] != [provider.status]:
             steps.append(provider.status)
     return found
+
+
+async def test_changes_and_discovery_at_the_same_time_never_wait_for_one_another_for_ever(
+    tmp_path: Path, postgres_url: str, upstream: ScriptedUpstream
+) -> None:
+    """One secret makes all providers due, in each replica, while both claim, record and are written to."""
+    async with pair(tmp_path, postgres_url) as both:
+        secrets = [resource("secret", {"provider-registry": peer}) for peer in both.peers]
+        await insist(lambda: secrets[0].create("key", "mine"))
+        for number in range(4 * PROVIDERS):
+            fields: dict[str, Any] = {"host_url": upstream.url, "api_key_secret_name": "key"}
+            await both.providers(number % 2).create(f"p{number}", "mine", **fields)
+
+        async def change_values(replica: int) -> None:
+            stub = secrets_pb2_grpc.SecretStoreStub(both.peers[replica].channel)
+            for turn in range(ROUNDS):
+                request = secrets_pb2.UpdateSecretRequest(workspace="default", name="key", value=f"{replica}-{turn}")
+                await both.peers[replica].call(stub.UpdateSecret, request)
+
+        async def change_providers(replica: int) -> None:
+            for turn in range(ROUNDS):
+                await both.providers(replica).update(f"p{turn % (4 * PROVIDERS)}", f"{replica} {turn}")
+
+        async with asyncio.timeout(PATIENCE):
+            await asyncio.gather(*(work(replica) for work in (change_values, change_providers) for replica in (0, 1)))
+        await all_ready(both, 0)
+        assert all("deadlock" not in process.stderr for process in both.processes)
