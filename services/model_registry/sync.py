@@ -43,8 +43,6 @@ class ProviderSyncer:
         now: dict[str, pb.SyncedModel] = {}
         for model in request.models:
             now.setdefault(model.entity, model)  # of two alike the first one counts
-        if request.settled and (revision := await self._in_force(request, now)) is not None:
-            return revision, True
         self._settled.pop(request.provider_id, None)
         async with self._stores.models.transaction() as tx:
             if not await self._advance(tx, request):
@@ -55,21 +53,21 @@ class ProviderSyncer:
             await self._link(tx, request, now, workspace_id)
             return (await self._stores.feed.position(tx))[1], True
 
-    async def _in_force(self, request: pb.SyncProviderRequest, now: dict[str, pb.SyncedModel]) -> int | None:
-        """Return the store's revision if there is nothing to write for a set; None: there may be."""
+    async def in_force(self, request: pb.SyncProviderRequest) -> int | None:
+        """Return the store's revision if a settled set needs no writing; None: it may, so it is to be applied."""
+        if not request.settled:
+            return None
         digest = _digest(request)
         async with self._stores.feed.database.read() as tx:
             revision = (await self._stores.feed.position(tx))[1]
-            if self._settled.get(request.provider_id) != (revision, digest) and not await self._is_there(
-                tx, request, now
-            ):
+            known = self._settled.get(request.provider_id) == (revision, digest)
+            if not known and not await self._is_there(tx, request):
                 return None
         self._settled[request.provider_id] = (revision, digest)
         return revision
 
-    async def _is_there(
-        self, tx: AsyncConnection, request: pb.SyncProviderRequest, now: dict[str, pb.SyncedModel]
-    ) -> bool:
+    async def _is_there(self, tx: AsyncConnection, request: pb.SyncProviderRequest) -> bool:
+        now = {model.entity: model for model in request.models}
         seen = sa.select(SYNCS.c.revision).where(SYNCS.c.provider_id == request.provider_id)
         newest = (await tx.execute(seen)).scalar()
         if newest is None or newest > request.provider_revision:

@@ -36,7 +36,9 @@ class Registry:
         models = [
             pb.SyncedModel(entity=e, upstream_id=e, backend_format=pb.BACKEND_FORMAT_OPENAI_CHAT) for e in entities
         ]
-        return await self._syncer.apply(pb.SyncProviderRequest(provider_revision=revision, models=models, **given))
+        request = pb.SyncProviderRequest(provider_revision=revision, models=models, **given)
+        in_force = await self._syncer.in_force(request)
+        return await self._syncer.apply(request) if in_force is None else (in_force, True)
 
     async def providers_of(self, entity: str) -> list[str]:
         return list((await self.stores.models.get("w1", entity)).model_providers)
