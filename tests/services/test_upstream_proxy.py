@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Coroutine
 from typing import Any
 
@@ -274,10 +275,16 @@ def test_a_certificate_is_checked_behind_the_proxy_too(run: Run) -> None:
 
 def test_a_tunnel_that_ends_in_a_plain_server_is_a_tls_failure(run: Run) -> None:
     async def case() -> None:
+        served: list[asyncio.Task[None] | None] = []
+
         async def greet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            served.append(asyncio.current_task())
             writer.write(b"220 mail.test ESMTP\r\n")
-            await reader.read()
+            with contextlib.suppress(OSError):
+                await reader.read()
             writer.close()
+            with contextlib.suppress(OSError):
+                await writer.wait_closed()
 
         server = await asyncio.start_server(greet, "127.0.0.1", 0)
         async with RealProxy() as proxy:
@@ -290,7 +297,7 @@ def test_a_tunnel_that_ends_in_a_plain_server_is_a_tls_failure(run: Run) -> None
             await client.close()
             assert client.open_connections == 0
         server.close()
-        await server.wait_closed()
+        await asyncio.gather(*(task for task in served if task is not None))
 
     run(case())
 
