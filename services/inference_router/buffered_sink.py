@@ -1,6 +1,6 @@
 """A sink for one consumer coroutine: callbacks fill it, the coroutine empties it at its own pace.
 
-What waits is taken in one piece of at most 1 MiB, so a slow consumer gets few large pieces instead of many
+What waits is taken in one piece of below 1 MiB, so a slow consumer gets few large pieces instead of many
 small ones. Above 256 KiB the source is paused, and resumed when the consumer has come back for more and
 little is left.
 """
@@ -11,8 +11,8 @@ import asyncio
 
 from services.runtime.exchange import Head, Outcome, Source
 
-MAX_PIECE = 1024 * 1024
-"""Most bytes in one piece; no streamed message is above 1 MiB."""
+MAX_PIECE = 960 * 1024
+"""Most bytes in one piece: no streamed message is above 1 MiB, and 64 KiB of it may be a head."""
 
 PAUSE_ABOVE = 256 * 1024
 """Bytes that may wait before the source is paused."""

@@ -9,20 +9,17 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Iterator
 from contextlib import contextmanager
-from typing import Any, Final
+from typing import Any
 
 import grpc
 
-from junctor.errors import JunctorError, UpstreamError, UpstreamRejected
+from junctor.errors import JunctorError, TooLarge, UpstreamError, UpstreamRejected
 from junctor.v1 import inference_router_pb2 as router_pb
 from services.inference_router.attempts import SENT
 from services.inference_router.buffered_sink import BufferedSink
 from services.runtime import frames
 from services.runtime.exchange import Call, Invoker, Outcome
-from services.runtime.interceptors import current_call
-
-PUSHBACK_KEY: Final = "grpc-retry-pushback-ms"
-"""gRFC A6: a number says when to retry, a negative one not to."""
+from services.runtime.interceptors import PUSHBACK_KEY, current_call
 
 
 class InvokeServicer:
@@ -79,7 +76,8 @@ def pushback_ms(error: JunctorError) -> int | None:
     if isinstance(error, UpstreamRejected):
         return -1 if int(error.metadata.get("status", "500")) >= 500 else None
     unsent = error.metadata.get(SENT) == "false"
-    return -1 if isinstance(error, UpstreamError) and not unsent else None
+    # An answer that was too large to be passed on was paid for like any other.
+    return -1 if isinstance(error, TooLarge) or (isinstance(error, UpstreamError) and not unsent) else None
 
 
 def start(
