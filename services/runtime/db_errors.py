@@ -66,9 +66,13 @@ def refusals() -> Iterator[None]:
 
 @contextmanager
 def connecting() -> Iterator[None]:
-    """Raise CannotConnect for the socket's errors: drivers let them through, and others may raise them too."""
+    """Raise CannotConnect for the socket's errors, which drivers let through, and for a login that is refused."""
     try:
         yield
+    except DBAPIError as error:
+        if isinstance(error.orig, sqlite3.Error) or _cause(error) is not None:
+            raise
+        raise CannotConnect(None, str(error.orig).partition("\n")[0]) from error
     except OSError as error:  # TimeoutError is one
         raise CannotConnect(error.errno, error.strerror or str(error)) from error
 

@@ -94,6 +94,23 @@ async def test_a_service_says_unavailable_while_its_database_is_away_and_recover
         await service.stop()
 
 
+async def test_a_login_that_is_refused_for_now_is_unavailable_and_recovers(url: str, postgres: Postgres) -> None:
+    name = name_of(url)
+    async with opened(url) as database:
+        assert await database.answers()
+        postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+        postgres.execute(f"SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = '{name}'")
+        try:
+            with pytest.raises(StoreUnavailable, match="store cannot be reached") as caught:
+                async with database.read():
+                    pass
+            assert name not in caught.value.message
+            assert not await database.answers()
+        finally:
+            postgres.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+        assert await database.answers()
+
+
 @pytest.mark.parametrize("seed", range(SEEDS))
 async def test_what_was_acknowledged_under_cuts_is_there_and_every_refusal_is_unavailable(
     link: Link, url: str, seed: int
