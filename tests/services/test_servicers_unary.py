@@ -12,23 +12,40 @@ import pytest_asyncio
 from google.protobuf.message_factory import GetMessageClass
 
 from junctor import errors
-from junctor.channel import open_peer
+from junctor.channel import Peer, open_peer
 from junctor.v1 import model_registry_pb2 as mpb
+from junctor.v1 import model_registry_pb2_grpc, workspaces_pb2_grpc
+from junctor.v1 import provider_registry_pb2 as ppb
+from junctor.v1 import secrets_pb2 as spb
 from junctor.v1 import virtual_models_pb2 as vpb
 from junctor.v1 import workspaces_pb2 as wpb
-from junctor.v1 import workspaces_pb2_grpc
 from services.access_control.servicer import WorkspacesServicer
 from services.model_registry.servicer import ModelRegistryServicer, ProviderSyncServicer
 from services.model_registry.virtual_servicer import VirtualModelsServicer
+from services.provider_registry.by_hand import StatusByHand
+from services.provider_registry.schedule import Schedule
+from services.provider_registry.secret_servicer import SecretAccessServicer, SecretStoreServicer
+from services.provider_registry.secret_store import SecretStore
+from services.provider_registry.secrets import Keyring
+from services.provider_registry.servicer import ProviderRegistryServicer
+from services.provider_registry.store import MIGRATIONS, ProviderStore
+from services.provider_registry.sync import ModelSync
+from services.runtime.addresses import AddressPolicy
+from services.runtime.changes import Feed
+from services.runtime.db import Database
 from services.runtime.workspaces import WorkspaceList
+from tests.e2e.processes import free_port
 from tests.grpc_testing_adapter import Ended, UnaryServer
-from tests.stores import model_stores, serving, workspace_store
+from tests.stores import database, model_stores, serving, workspace_store
 
 SERVICES = {
     "Workspaces": wpb.DESCRIPTOR,
     "ModelRegistry": mpb.DESCRIPTOR,
     "ProviderSync": mpb.DESCRIPTOR,
     "VirtualModels": vpb.DESCRIPTOR,
+    "ProviderRegistry": ppb.DESCRIPTOR,
+    "SecretStore": spb.DESCRIPTOR,
+    "SecretAccess": spb.DESCRIPTOR,
 }
 METHODS = sorted(
     method.name
@@ -61,22 +78,49 @@ class Registries:
 @pytest_asyncio.fixture
 async def registries(tmp_path: Path) -> AsyncIterator[Registries]:
     register: Any = workspaces_pb2_grpc.add_WorkspacesServicer_to_server
-    async with workspace_store(tmp_path) as workspaces, model_stores(tmp_path) as models:
+    register_sync: Any = model_registry_pb2_grpc.add_ProviderSyncServicer_to_server
+    async with (
+        workspace_store(tmp_path) as workspaces,
+        model_stores(tmp_path) as models,
+        database(tmp_path, "provider_registry", MIGRATIONS) as providers,
+    ):
         servicer = WorkspacesServicer(workspaces)
-        async with serving((register, servicer)) as real:
-            peer = open_peer(f"127.0.0.1:{real.port}", name="access_control")
-            listed = WorkspaceList(peer)
+        port = free_port()
+        peer = open_peer(f"127.0.0.1:{port}", name="registries")
+        listed = WorkspaceList(peer)
+        sync = ProviderSyncServicer(models, listed)
+        async with serving((register, servicer), (register_sync, sync), port=port):
             servicers = {
                 "Workspaces": servicer,
                 "ModelRegistry": ModelRegistryServicer(models, listed),
-                "ProviderSync": ProviderSyncServicer(models, listed),
+                "ProviderSync": sync,
                 "VirtualModels": VirtualModelsServicer(models, listed),
+                **_of_providers(providers, tmp_path, peer=peer, listed=listed),
             }
             named = {SERVICES[name].services_by_name[name]: made for name, made in servicers.items()}
             try:
                 yield Registries(UnaryServer(named))
             finally:
                 await peer.close()
+
+
+def _of_providers(opened: Database, folder: Path, *, peer: Peer, listed: WorkspaceList) -> dict[str, Any]:
+    feed, schedule = Feed(opened), Schedule(opened)
+    store = ProviderStore(feed, schedule)
+    secrets = SecretStore(feed, Keyring.load_or_create(folder / "secret.key"), schedule)
+    by_hand = StatusByHand(store, ModelSync(peer), interval=10)
+    policy = AddressPolicy.parse("public,private,loopback")
+    return {
+        "ProviderRegistry": ProviderRegistryServicer(
+            store, secrets=secrets, workspaces=listed, policy=policy, by_hand=by_hand
+        ),
+        "SecretStore": SecretStoreServicer(secrets, listed),
+        "SecretAccess": SecretAccessServicer(secrets),
+    }
+
+
+def provider(name: str = "p1", workspace: str = "default", **fields: Any) -> ppb.Provider:
+    return ppb.Provider(**({"workspace": workspace, "name": name, "host_url": "http://127.0.0.1:9"} | fields))
 
 
 def model(name: str = "m1", workspace: str = "default", **fields: Any) -> mpb.Model:
@@ -137,6 +181,90 @@ async def test_virtual_models_life(registries: Registries) -> None:
     await registries.ok("DeleteVirtualModel", vpb.DeleteVirtualModelRequest(workspace="default", name="v1"))
     error = await registries.error("GetVirtualModel", get)
     assert error.message == "VirtualModel 'v1' not found in workspace 'default'."
+
+
+async def test_providers_life(registries: Registries) -> None:
+    asked = provider(description="d", api_key_secret_name="k1", status=ppb.PROVIDER_STATUS_READY)
+    create = ppb.CreateProviderRequest(provider=asked)
+    missing = await registries.error("CreateProvider", create)
+    assert (type(missing), missing.message) == (
+        errors.SecretMissing,
+        "Secret 'k1' not found in workspace 'default'",
+    )
+    await registries.ok("CreateSecret", secret())
+    created = await registries.ok("CreateProvider", create)
+    assert (created.status, created.status_message) == (ppb.PROVIDER_STATUS_CREATED, "Model provider created")
+    get = ppb.GetProviderRequest(workspace="default", name="p1")
+    assert await registries.ok("GetProvider", get) == created
+    update = ppb.UpdateProviderRequest(provider=provider(host_url="http://127.0.0.1:8"))
+    update.update_mask.paths.extend(["host_url", "description"])
+    updated = await registries.ok("UpdateProvider", update)
+    assert (updated.host_url, updated.HasField("description")) == ("http://127.0.0.1:8", False)
+    by_hand = ppb.UpdateProviderStatusRequest(workspace="default", name="p1", status=ppb.PROVIDER_STATUS_READY)
+    by_hand.served_models.values.add(model_entity_id="default/m1", served_model_name="M1")
+    served = await registries.ok("UpdateProviderStatus", by_hand)
+    assert (served.status, [m.served_model_name for m in served.served_models]) == (ppb.PROVIDER_STATUS_READY, ["M1"])
+    entity = await registries.ok("GetModel", mpb.GetModelRequest(workspace="default", name="m1"))
+    assert list(entity.model_providers) == ["default/p1"]
+    listed = await registries.ok("ListProviders", ppb.ListProvidersRequest(workspace="-", filter="status:READY"))
+    assert list(listed.providers) == [served]
+    delete = ppb.DeleteProviderRequest(workspace="default", name="p1", resource_version=served.resource_version)
+    assert (await registries.ok("DeleteProvider", delete)).revision
+    assert (await registries.error("GetProvider", get)).message == "Model provider not found: default/p1"
+
+
+def secret(value: str = "v1", **fields: Any) -> spb.CreateSecretRequest:
+    return spb.CreateSecretRequest(secret=spb.Secret(workspace="default", name="k1"), value=value, **fields)
+
+
+async def test_secrets_life(registries: Registries) -> None:
+    created = await registries.ok("CreateSecret", secret())
+    get = spb.GetSecretRequest(workspace="default", name="k1")
+    assert await registries.ok("GetSecret", get) == created
+    access = spb.AccessSecretRequest(workspace="default", name="k1")
+    assert (await registries.ok("AccessSecret", access)).value == "v1"
+    update = spb.UpdateSecretRequest(workspace="default", name="k1", value="v2", description="d")
+    updated = await registries.ok("UpdateSecret", update)
+    assert (updated.value_version, updated.description) == (created.value_version + 1, "d")
+    assert (await registries.ok("AccessSecret", access)).value == "v2"
+    listed = await registries.ok("ListSecrets", spb.ListSecretsRequest(workspace="default"))
+    assert list(listed.secrets) == [updated]
+    await registries.ok("DeleteSecret", spb.DeleteSecretRequest(workspace="default", name="k1"))
+    for method, request in (("GetSecret", get), ("AccessSecret", access)):
+        assert (await registries.error(method, request)).message == "Secret default/k1 not found"
+
+
+CHECKED: list[tuple[str, Any]] = [
+    ("CreateWorkspace", wpb.CreateWorkspaceRequest(workspace=wpb.Workspace(name="w1"))),
+    ("UpdateWorkspace", wpb.UpdateWorkspaceRequest(workspace=wpb.Workspace(name="nobody"))),
+    ("CreateModel", mpb.CreateModelRequest(model=mpb.Model(workspace="nope", name="m1"))),
+    ("UpdateModel", mpb.UpdateModelRequest(model=mpb.Model(workspace="nope", name="m1"))),
+    ("CreateVirtualModel", vpb.CreateVirtualModelRequest(virtual_model=vpb.VirtualModel(workspace="no", name="v1"))),
+    ("UpdateVirtualModel", vpb.UpdateVirtualModelRequest(virtual_model=vpb.VirtualModel(workspace="no", name="v1"))),
+    ("CreateProvider", ppb.CreateProviderRequest(provider=provider(api_key_secret_name="absent"))),
+    ("UpdateProvider", ppb.UpdateProviderRequest(provider=provider(), allow_missing=True)),
+    ("UpdateProviderStatus", ppb.UpdateProviderStatusRequest(workspace="default", name="p1")),
+    ("CreateSecret", secret()),
+    ("UpdateSecret", spb.UpdateSecretRequest(workspace="default", name="k1", value="v")),
+]
+
+
+@pytest.mark.parametrize(("method", "request_"), CHECKED, ids=[row[0] for row in CHECKED])
+async def test_validate_only_looks_nothing_up_and_writes_nothing(
+    registries: Registries, method: str, request_: Any
+) -> None:
+    request_.validate_only = True
+    answer = await registries.ok(method, request_)
+    listed: list[tuple[str, Any, int]] = [
+        ("ListWorkspaces", wpb.ListWorkspacesRequest(), 2),
+        ("ListModels", mpb.ListModelsRequest(), 0),
+        ("ListVirtualModels", vpb.ListVirtualModelsRequest(), 0),
+        ("ListProviders", ppb.ListProvidersRequest(), 0),
+        ("ListSecrets", spb.ListSecretsRequest(), 0),
+    ]
+    for each, query, total in listed:
+        assert (await registries.ok(each, query)).total_size == total
+    assert answer.resource_version == ""
 
 
 async def test_a_user_takes_an_auto_provisioned_virtual_model_over_by_changing_it(registries: Registries) -> None:
@@ -254,6 +382,40 @@ REFUSED: list[tuple[str, str, Any, type[errors.JunctorError], str]] = [
         "Workspace 'nope' not found",
     ),
     (
+        "provider-fields",
+        "CreateProvider",
+        ppb.CreateProviderRequest(provider=provider("Bad", host_url="nope")),
+        errors.InvalidField,
+        "host_url: must be an absolute http or https URL",
+    ),
+    (
+        "provider-credentials",
+        "CreateProvider",
+        ppb.CreateProviderRequest(provider=provider(default_extra_headers={"values": {"Cookie": "x"}})),
+        errors.MalformedRequest,
+        "Cookie header is not allowed in default_extra_headers. Use api_key_secret_name for authentication.",
+    ),
+    (
+        "provider-in-unknown-workspace",
+        "CreateProvider",
+        ppb.CreateProviderRequest(provider=provider(workspace="nope")),
+        errors.WorkspaceMissing,
+        "Workspace 'nope' does not exist. Please create the workspace first.",
+    ),
+    (
+        "status-and-served",
+        "UpdateProviderStatus",
+        ppb.UpdateProviderStatusRequest(
+            workspace="default",
+            name="p1",
+            status=99,  # type: ignore[arg-type]
+            served_models={"values": [{"model_entity_id": "x"}]},  # type: ignore[arg-type]
+        ),
+        errors.InvalidField,
+        "status: must be a status of a provider; served_models[0].model_entity_id: must begin with 'default/'",
+    ),
+    ("secret-value", "CreateSecret", secret("a\nb"), errors.InvalidField, "value: must be printable text"),
+    (
         "sync-in-deleted-workspace",
         "SyncProvider",
         mpb.SyncProviderRequest(
@@ -279,6 +441,8 @@ async def test_creates_with_a_request_id_are_idempotent_on_every_resource(regist
         ("CreateWorkspace", wpb.CreateWorkspaceRequest(workspace=wpb.Workspace(name="w1"), request_id="r1")),
         ("CreateModel", mpb.CreateModelRequest(model=model(), request_id="r1")),
         ("CreateVirtualModel", vpb.CreateVirtualModelRequest(virtual_model=virtual(), request_id="r2")),
+        ("CreateProvider", ppb.CreateProviderRequest(provider=provider(), request_id="r1")),
+        ("CreateSecret", secret(request_id="r2")),
     ]
     for method, request in calls:
         assert await registries.ok(method, request) == await registries.ok(method, request)
