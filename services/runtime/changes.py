@@ -72,6 +72,7 @@ class Feed:
         """Make ``tx`` the store's only writer until it ends, so that what it reads stays true.
 
         It is the row that :meth:`next_revisions` locks anyway. On SQLite a write transaction is alone already.
+        Who locks other rows as well takes this lock first: one order, so no deadlocks.
         """
         if not self.database.is_sqlite:
             await tx.execute(sa.select(COUNTER.c.value).with_for_update())
