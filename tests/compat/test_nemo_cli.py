@@ -226,6 +226,9 @@ async def test_workspaces(nemo: Nemo, place: Place) -> None:
     assert (await nemo("workspaces", "update", name, "--description", "b"))["description"] == "b"
     listed = await nemo("workspaces", "list", "--all-pages")
     assert {"default", "system", name} <= {workspace["name"] for workspace in listed["data"]}
+    like = json.dumps({"name": {"$like": place.workspace.upper()}})
+    found = await nemo("workspaces", "list", "--filter", like, "--sort", "-name")
+    assert [workspace["name"] for workspace in found["data"]] == [name, place.workspace]
     await nemo("workspaces", "delete", name)
     assert "not found" in await nemo("workspaces", "get", name, fails=True)
 
@@ -236,6 +239,8 @@ async def test_virtual_models(nemo: Nemo, place: Place) -> None:
     assert created == created | {"autoprovisioned": False, "default_model_entity": place.model}
     listed = (await nemo(*group, "list", "--sort", "name"))["data"]
     assert [(vm["name"], vm["autoprovisioned"]) for vm in listed] == [("alias", False), ("test-model", True)]
+    found = await nemo(*group, "list", "--filter.default-model-entity", place.model, "--sort", "-name")
+    assert [vm["name"] for vm in found["data"]] == ["test-model", "alias"]
     assert await nemo("chat", "alias", "Hello") == "Hello"
     assert (await nemo(*group, "get", "alias"))["id"] == created["id"]
     assert await nemo(*group, "create", "alias", "--exist-ok") == created
@@ -243,6 +248,32 @@ async def test_virtual_models(nemo: Nemo, place: Place) -> None:
     assert patched["default_model_entity"] == f"{place.workspace}/other"
     await nemo(*group, "delete", "alias")
     assert "not found" in await nemo(*group, "get", "alias", fails=True)
+
+
+@pytest.mark.parametrize(
+    ("group", "further"),
+    [
+        (("workspaces",), ()),
+        (("models",), ()),
+        (("inference", "virtual-models"), ()),
+        (("inference", "providers"), ("--host-url", "http://127.0.0.1:9")),
+        (("secrets",), ("--value", "v")),
+    ],
+    ids=lambda value: "-".join(value) if value and not value[0].startswith("--") else "",
+)
+async def test_every_resource_is_listed_by_pages(
+    nemo: Nemo, place: Place, group: tuple[str, ...], further: tuple[str, ...]
+) -> None:
+    names = [f"{word}-{place.workspace}" for word in ("alpha", "beta", "gamma")]
+    for name in names:
+        await nemo(*group, "create", name, *further)
+    every = await nemo(*group, "list", "--page-size", "1", "--all-pages")
+    assert {item["name"] for item in every["data"]} >= set(names)
+    (only,) = (await nemo(*group, "list", "--page-size", "1", "--page", "2"))["data"]
+    assert only in every["data"]
+    for name in names:
+        await nemo(*group, "delete", name)
+        assert "not found" in await nemo(*group, "get", name, fails=True)
 
 
 async def test_created_waited_for_and_listed(nemo: Nemo, place: Place) -> None:

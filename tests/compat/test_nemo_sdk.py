@@ -86,6 +86,7 @@ async def test_virtual_models(sdk: Worker, place: Place) -> None:
     create = {"name": "alias", "default_model_entity": place.model}
     seen = await crud(sdk, place, "inference.virtual_models", create, {"default_model_entity": place.model})
     assert seen["created"] == seen["created"] | {"autoprovisioned": False, "default_model_entity": place.model}
+    assert (seen["created"]["entity_id"], seen["created"]["parent"]) == (seen["created"]["id"], "")
     assert "test-model" in seen["listed"]
     assert seen["deleted"] is None
 
@@ -108,6 +109,35 @@ async def test_pages_sorts_and_filters(sdk: Worker, place: Place) -> None:
         "everywhere": names[:1],
     }
     assert await sdk.call("pages_async", base_url=place.edge.url, workspace=place.workspace) == every
+
+
+@pytest.mark.parametrize(
+    ("resource", "further"),
+    [
+        ("workspaces", {}),
+        ("models", {}),
+        ("inference.virtual_models", {}),
+        ("inference.providers", {"host_url": "http://127.0.0.1:9"}),
+        ("secrets", {"value": "v"}),
+    ],
+)
+async def test_every_resource_is_listed_sorted_filtered_and_paged(
+    sdk: Worker, place: Place, resource: str, further: dict[str, Any]
+) -> None:
+    names = [f"{word}-{place.workspace}" for word in ("alpha", "beta", "gamma")]
+    args = {"resource": resource, "names": names, "further": further}
+    seen = await sdk.call("lists", base_url=place.edge.url, workspace=place.workspace, **args)
+    if resource == "workspaces":
+        for name in names:
+            (await place.http.delete(f"/apis/entities/v2/workspaces/{name}")).raise_for_status()
+    assert seen == {
+        "up": names,
+        "down": names[::-1],
+        "equal": names[1:2],
+        "like": names[:1],
+        "in": [names[0], names[2]],
+        "since": names,
+    }
 
 
 async def test_wait_for_provider_then_every_model_is_listed(sdk: Worker, place: Place) -> None:

@@ -70,6 +70,32 @@ def pages(base_url: str, workspace: str, names: list[str]) -> Any:
     }
 
 
+def lists(base_url: str, workspace: str, resource: str, names: list[str], further: dict[str, Any]) -> Any:
+    """Create objects of one resource, then list them sorted, filtered and by pages of one, as far as the SDK can."""
+    methods: Any = _client(base_url, workspace)
+    for part in resource.split("."):
+        methods = getattr(methods, part)
+    for name in names:
+        methods.create(name=name, **further)
+    known = inspect.signature(methods.list).parameters
+
+    def listed(**query: Any) -> list[str]:
+        own = {key: value for key, value in query.items() if key in known}
+        rest = {key: value for key, value in query.items() if key not in known}
+        if isinstance(rest.get("filter"), dict):
+            rest["filter"] = json.dumps(rest["filter"])
+        return [item.name for item in methods.list(**own, extra_query=rest)]
+
+    return {
+        "up": [name for name in listed(sort="name") if name in names],
+        "down": [name for name in listed(sort="-name", page_size=1) if name in names],
+        "equal": listed(filter={"name": names[1]}),
+        "like": listed(filter={"name": {"$like": names[0].upper()}}),
+        "in": sorted(listed(filter={"name": {"$in": [names[0], names[2]]}})),
+        "since": [n for n in listed(filter={"created_at": {"$gte": "2020-01-01"}}, sort="name") if n in names],
+    }
+
+
 async def pages_async(base_url: str, workspace: str) -> list[str]:
     async with AsyncNeMoPlatform(base_url=base_url, workspace=workspace) as client:
         return [model.name async for model in client.models.list(page_size=1, sort="name")]
