@@ -95,6 +95,7 @@ class Node:
         """Wire everything up; nothing listens and nothing is opened yet. Raises TokenFileError."""
         self.settings = settings
         self._share = share
+        self._stopping = False
         self.names = (*PORTS, GATEWAY) if UP in settings.services else settings.services
         self.grpc_port = 0
         self.http_port = 0
@@ -135,6 +136,7 @@ class Node:
     async def stop(self) -> None:
         """Drain: say NOT_SERVING, stop accepting, finish streams up to the limit, close everything."""
         limit = time.monotonic() + self.settings.drain_timeout
+        self._stopping = True
         if self._server is not None:
             self._server.health.drain()
         await self._tasks.stop()
@@ -355,7 +357,7 @@ class Node:
         """Return every condition of being ready with its state, for ``/health/ready``."""
         checks = dict(self._server.health.snapshot()) if self._server is not None else {}
         if GATEWAY in self.names:
-            checks["gateway"] = self._gateway is not None and self._gateway.ready()
+            checks["gateway"] = self._gateway is not None and self._gateway.ready() and not self._stopping
         return checks or {"start": False}
 
     def details(self) -> Mapping[str, float]:

@@ -137,6 +137,13 @@ def explain(error: Exception) -> str:
 _HOST_FLAGS = {"--port": "--host", "--grpc-port": "--grpc-host", "--admin-port": "--grpc-host"}
 
 
+def hush_terminal(settings: Settings) -> None:
+    """Keep a terminal for the screen of ``up`` and for what needs a look, unless a level was asked for."""
+    if settings.origins["log_level"] == "default" and sys.stderr.isatty():
+        for name in ("services", "gateway_http"):
+            logging.getLogger(name).setLevel(logging.WARNING)
+
+
 async def _until_signal(
     make: Callable[[Settings], SiteT], settings: Settings, redactor: telemetry.Redactor, work: Work[SiteT]
 ) -> None:

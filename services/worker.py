@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import partial
 
 from services.assembly import Node, Share
-from services.main import load, run
+from services.main import hush_terminal, load, run
 from services.runtime.tasks import Tasks
 from services.settings import Address, Settings
 from services.settings_table import GATEWAY, UP
@@ -30,7 +30,7 @@ def main() -> None:
     settings = _settings(orders)
     listener = socket.socket(fileno=orders.listener) if orders.listener is not None else None
     share = Share(first=orders.first, listener=listener, relay_to=orders.relay_to)
-    sys.exit(run(settings, partial(_work, end), make=lambda _: Node(settings, share)))
+    sys.exit(run(settings, partial(_work, end, UP in orders.services), make=lambda _: Node(settings, share)))
 
 
 def _orders(end: socket.socket) -> Orders:
@@ -56,7 +56,9 @@ def _settings(orders: Orders) -> Settings:
     )
 
 
-async def _work(end: socket.socket, node: Node, stop: asyncio.Event) -> None:
+async def _work(end: socket.socket, has_screen: bool, node: Node, stop: asyncio.Event) -> None:
+    if has_screen:
+        hush_terminal(node.settings)
     end.setblocking(False)
     link = await Link.over(end)
     tasks = Tasks("worker")

@@ -332,7 +332,7 @@ class Supervisor:
         return {**(self._registries.checks() if self._registries is not None else {}), **workers}
 
     def details(self) -> Mapping[str, float]:
-        """Return the worst of each figure that the workers had at the last scrape of their metrics."""
+        """Return the worst of each figure that the workers told when last asked."""
         found: dict[str, float] = {}
         for slot in self._plan.slots:
             for name, value in (slot.worker.details if slot.worker is not None else {}).items():

@@ -29,7 +29,7 @@ Readiness = Callable[[], Mapping[str, bool]]
 Details = Callable[[], Mapping[str, float]]
 """Gives figures that belong to health without deciding it. Must not block."""
 Gather = Callable[[], Awaitable[None]]
-"""Awaited before the metrics are collected, where they are in other processes."""
+"""Awaited before metrics and details are collected, where they are in other processes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +105,7 @@ class AdminServer:
         method, target = words[0], words[1].partition(b"?")[0]
         if method not in (b"GET", b"HEAD"):
             return False, _problem(HTTPStatus.METHOD_NOT_ALLOWED)
-        if self._gather is not None and target == b"/metrics":
+        if self._gather is not None and target in {b"/metrics", b"/health/ready"}:
             await self._gather()
         return method == b"HEAD", self._reply(target)
 

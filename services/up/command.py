@@ -18,7 +18,7 @@ import typer
 
 from services.demo.server import RunningDemo
 from services.demo.server import start as start_demo
-from services.main import Site, load, make_site, run
+from services.main import Site, hush_terminal, load, make_site, run
 from services.runtime.tasks import Tasks
 from services.settings import Settings
 from services.settings_table import UP
@@ -89,8 +89,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per flag
 async def up(node: Site, stop: asyncio.Event) -> None:
     """Run until ``stop``: start the node, register what is there, show the screen."""
     settings = node.settings
-    if settings.origins["log_level"] == "default" and sys.stderr.isatty():
-        _hush()
+    hush_terminal(settings)
     demo: RunningDemo | None = None
     greeting = Tasks("up")
     try:
@@ -105,12 +104,6 @@ async def up(node: Site, stop: asyncio.Event) -> None:
     finally:
         if demo is not None:  # after the node, whose streams it feeds
             await demo.stop()
-
-
-def _hush() -> None:
-    """Keep a terminal for the screen and for what needs a look."""
-    for name in ("services", "gateway_http"):
-        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 async def _greet(node: Site, settings: Settings, demo: RunningDemo | None) -> None:

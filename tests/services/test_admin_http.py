@@ -58,6 +58,24 @@ async def test_ready_when_every_check_holds(checks: dict[str, bool], status: int
     assert fields["content-type"] == "application/json"
 
 
+@pytest.mark.parametrize("path", ["/metrics", "/health/ready"])
+async def test_what_other_processes_know_is_gathered_first(path: str) -> None:
+    known: dict[str, float] = {}
+
+    async def gather() -> None:
+        known["age"] = 2.5
+
+    def collect() -> Iterable[Family]:
+        return [Family("age", "gauge", "Age.", tuple(Sample(value) for value in known.values()))]
+
+    server = AdminServer(readiness=dict, collectors=[collect], details=lambda: known, gather=gather)
+    port = await server.start("127.0.0.1", 0)
+    status, _, body = await get(port, path)
+    await server.stop()
+    assert status == 200
+    assert b"2.5" in body
+
+
 async def test_readiness_is_asked_every_time() -> None:
     checks = {"store": False}
     async with admin(checks) as port:
