@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 import sqlalchemy as sa
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, create_async_engine
 
@@ -166,6 +166,7 @@ async def _connected(engine: AsyncEngine) -> AsyncConnection:
     return connection
 
 
+@settings(deadline=None)  # a loaded machine is slow at times
 @given(rows=rows_strategy, tree=trees)
 def test_sql_selects_what_memory_selects(things: Things, rows: list[Row], tree: Node) -> None:
     things.fill(rows)
@@ -174,6 +175,7 @@ def test_sql_selects_what_memory_selects(things: Things, rows: list[Row], tree: 
     assert things.select(filters.parse(filters.to_json(tree))) == wanted
 
 
+@settings(deadline=None)  # a loaded machine is slow at times
 @given(written=st.lists(texts, max_size=8))
 def test_text_is_in_the_order_of_its_characters_on_either_engine(things: Things, written: list[str]) -> None:
     things.fill(
