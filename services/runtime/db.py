@@ -266,6 +266,10 @@ class _Connection(aiosqlite.Connection):
             await self._execute(self._connection.rollback)
         await super().close()
 
+    def stop(self) -> asyncio.Future[Any] | None:
+        """End the thread, once: of two who close at the same time, the second would wait for a thread that is gone."""
+        return super().stop() if self._running else None
+
 
 def _connect_sqlite(path: str, **arguments: Any) -> aiosqlite.Connection:
     connect = partial(sqlite3.connect, path, **arguments | {"check_same_thread": False})
