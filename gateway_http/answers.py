@@ -28,6 +28,17 @@ BODILESS = (204, 304)
 _BOUNDARIES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
+def own_lines(call: Call, head: Head | None) -> bytes:
+    """Return :func:`own_fields` as header lines."""
+    if head is None:
+        return b"x-request-id: %b\r\n" % call.request_id.encode("latin-1")
+    return b"x-request-id: %b\r\nx-junctor-provider: %b\r\nx-junctor-attempts: %d\r\n" % (
+        call.request_id.encode("latin-1"),
+        head.provider.encode(),
+        head.attempts,
+    )
+
+
 def own_fields(call: Call, head: Head | None) -> Headers:
     """Return the fields that every answer to an inference request has."""
     fields = [(b"x-request-id", call.request_id.encode("latin-1"))]
@@ -46,6 +57,15 @@ def passed_on(headers: Headers) -> Headers:
         if b"\n" in value or b"\r" in value or b"\n" in name or b"\r" in name:
             raise ValueError("line break in a response header")
     return [field for field in headers if field[0] not in RECOMPUTED]
+
+
+def passed_lines(headers: Headers) -> bytes:
+    """Return the fields of :func:`passed_on` as header lines. Raises ValueError on a line break in one of them."""
+    lines = [b"%b: %b\r\n" % field for field in headers if field[0] not in RECOMPUTED]
+    block = b"".join(lines)
+    if not len(lines) == block.count(b"\n") == block.count(b"\r"):
+        raise ValueError("line break in a response header")
+    return block
 
 
 def failure(error: JunctorError, call: Call) -> errors.Response:

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from gateway_http import answers, errors
 from junctor.errors import JunctorError
-from services.runtime.exchange import Call, Head, Headers, Outcome, Source, Verdict
+from services.runtime.exchange import Call, Head, Outcome, Source, Verdict
 
 _COMPLETE = Verdict.COMPLETE  # looking up a member of an enum costs more than a global
 _NEW, _HELD, _STREAM, _ERROR, _DONE = range(5)
@@ -54,11 +54,11 @@ class HttpSink:
     __slots__ = (
         "_body",
         "_chunked",
-        "_fields",
         "_head",
         "_last",
         "_left",
         "_mode",
+        "_passed",
         "_source",
         "_timer",
         "call",
@@ -80,7 +80,7 @@ class HttpSink:
         self._mode = _NEW
         self._head: Head | None = None
         self._source: Source | None = None
-        self._fields: Headers = []
+        self._passed = b""
         self._body = b""
         self._left = -1
         self._last = b""
@@ -89,7 +89,7 @@ class HttpSink:
 
     def head(self, head: Head, source: Source) -> None:
         """Keep the head until there is something to send with it."""
-        self._fields = answers.passed_on(head.headers)
+        self._passed = answers.passed_lines(head.headers)
         self._head = head
         self._source = source
         if head.status >= 400:
@@ -173,8 +173,7 @@ class HttpSink:
         if upstream_seconds is not None:
             own = perf_counter() - self.started - upstream_seconds
             lines.append(b"server-timing: junctor;dur=%.2f\r\n" % max(0.0, own * 1000))
-        lines += [b"%b: %b\r\n" % field for field in self._fields]
-        lines.append(self._framing(head))
+        lines += (self._passed, self._framing(head))
         self._mode = _STREAM
         body, self._body = self._body, b""
         self._last = body
@@ -199,11 +198,8 @@ class HttpSink:
         return b"\r\n"
 
     def _own_lines(self) -> bytes:
-        own = answers.own_fields(self.call, self._head)
-        lines = b"".join([b"%b: %b\r\n" % field for field in own])
-        if not self.keep_alive:
-            lines += b"connection: close\r\n"
-        return self.connection.common_fields() + lines
+        lines = self.connection.common_fields() + answers.own_lines(self.call, self._head)
+        return lines if self.keep_alive else lines + b"connection: close\r\n"
 
     def _send(self, data: bytes) -> None:
         if 0 <= self._left < len(data):

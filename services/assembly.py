@@ -48,7 +48,10 @@ POLICY: Mapping[str, Access] = {
 ROUTER = "inference-router"
 REGISTRIES = tuple(name for name in PORTS if name != ROUTER)
 
-_HEALTH_SECONDS = 0.25
+_HEALTH_SECONDS = 1.0
+"""Between two looks at services that are all ready: each asks its database, a third of what an idle process costs."""
+_UNREADY_SECONDS = 0.25
+"""Between two looks while one is not."""
 _CATALOG_SECONDS = 5.0
 """How long a process that shares its ports waits for a catalog before it serves without one, as a single one does."""
 _POLL_SECONDS = 0.02
@@ -346,12 +349,14 @@ class Node:
 
     async def _report_health(self) -> None:
         while self._server is not None:
+            all_ready = True
             for name, service in self._services.items():
                 ready = await service.ready()
+                all_ready &= ready
                 for grpc_service in self._server.services:
                     if _owner(grpc_service) == name:
                         self._server.health.set(grpc_service, ready)
-            await asyncio.sleep(_HEALTH_SECONDS)
+            await asyncio.sleep(_HEALTH_SECONDS if all_ready else _UNREADY_SECONDS)
 
     def checks(self) -> Mapping[str, bool]:
         """Return every condition of being ready with its state, for ``/health/ready``."""
