@@ -113,6 +113,8 @@ class Node:
         self._peers: dict[str, Peer] = {}
         self._services: dict[str, Service] = {}
         self._databases: dict[str, Database] = {}
+        self._turn = asyncio.Lock()
+        """To start a registry: Alembic migrates one store at a time."""
         self._server: GrpcServer | None = None
         self._router: InferenceRouterService | None = None
         self._gateway: GatewayService | None = None
@@ -220,7 +222,7 @@ class Node:
             else:
                 continue
             self._services[name].register(server)
-        for name, service in self._services.items():  # one after the other: Alembic migrates one store at a time
+        for name, service in self._services.items():
             await self._start_service(name, service)
         if self._share is not None:
             await self._await_catalog()
@@ -231,10 +233,14 @@ class Node:
         if database is None:
             await service.start()
             return
-        from services.runtime.db_start import opening
+        from services.runtime.db_start import StoreAway, opening, start_when_there
 
-        with opening(database):
-            await service.start()
+        try:
+            async with self._turn:
+                with opening(database):
+                    await service.start()
+        except StoreAway as away:  # the others serve meanwhile, and whoever asks this one is told
+            self._tasks.start(start_when_there(database, service.start, away, turn=self._turn))
 
     async def _await_catalog(self) -> None:
         """Take no calls that another process can route and this one cannot yet."""

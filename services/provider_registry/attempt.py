@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from junctor import names
-from junctor.errors import JunctorError, ResourceNotFound
+from junctor.errors import JunctorError, ResourceNotFound, StoreUnavailable, Unavailable
 from junctor.v1 import provider_registry_pb2 as pb
 from services.provider_registry import seed
 from services.provider_registry.discovery_client import DiscoveryFailed, ModelLister
@@ -119,7 +119,7 @@ class Attempts:
         self._recorder = Recorder(providers.schedule, providers.feed)
 
     async def run(self, claim: Claim) -> None:
-        """Discover one claimed provider and give it back."""
+        """Discover one claimed provider and give it back. Raises StoreUnavailable when that cannot be written down."""
         tried_at = now_microseconds()
         try:
             provider = await self._providers.get(claim.workspace, claim.name)
@@ -133,6 +133,8 @@ class Attempts:
             await self._wait_for_somebody(claim, provider, str(waiting))
         except DiscoveryFailed as failure:
             await self._failed(claim, tried_at, provider, str(failure))
+        except StoreUnavailable:  # of this service: nothing is known of the provider
+            raise
         except Exception:  # noqa: BLE001 - one odd provider must not look as if nobody had tried it
             _log.exception("discovery of a provider broke", extra=_named(claim))
             await self._failed(claim, tried_at, provider, "a fault of junctor itself, which is in its log")
@@ -171,10 +173,11 @@ class Attempts:
             settled = _is_settled(claim) and new.is_in(provider)
             applied = await self._sync.put(provider, claim.ticket, served.models, settled=settled)
         except JunctorError as error:
-            _log.warning(
-                "the model registry could not be told what a provider serves, will retry",
-                extra=_named(claim) | {"reason": error.reason},
-            )
+            if not isinstance(error, Unavailable):  # that has been said for all providers
+                _log.warning(
+                    "the model registry could not be told what a provider serves, will retry",
+                    extra=_named(claim) | {"reason": error.reason},
+                )
             applied = False
         if applied:
             outcome = _outcome(claim, tried_at, seconds=self._pace.interval, failures=0, held=False)

@@ -10,12 +10,15 @@ import asyncio
 import logging
 import secrets
 import time
+from contextlib import suppress
 
+from junctor.errors import StoreUnavailable
 from services.provider_registry.attempt import Attempts
 from services.provider_registry.discovery_client import FETCH_TIMEOUT
 from services.provider_registry.schedule import Claim, Schedule, now_microseconds
 from services.runtime.changes import Feed
 from services.runtime.tasks import Tasks
+from services.runtime.trouble import Trouble
 
 _LEASE_SECONDS = 2 * FETCH_TIMEOUT
 """An attempt takes at most the time to fetch, to reach the model registry (2 s) and to sync (5 s)."""
@@ -23,6 +26,8 @@ _ROUND_SECONDS = 0.2
 """Pause between two claims."""
 _RETRY_SHARE = 0.5
 """Of the attempts at a time, for providers that failed before: each may last as long as the time-out."""
+_AWAY_SECONDS = 1.0
+"""Pause while the store is away."""
 _CLOCK_SECONDS = 5.0
 """How often the schedule is held against the wall clock."""
 _LOOK_SECONDS = 5.0
@@ -48,11 +53,13 @@ class Discovery:
         self._tasks = Tasks("discovery")
         self._running = 0
         self._retrying = 0
+        self._fresh = True
+        self._dropped: list[Claim] = []
+        """Claimed, and not given back: the store was away."""
+        self._trouble = Trouble(_log, "discovery cannot use the store")
 
     async def run(self) -> None:
         """Discover until cancelled."""
-        if self._feed.database.is_sqlite:
-            await self._schedule.release(None)  # one process has the file: leases are of one that died
         wake = self._feed.subscribe()
         try:
             while True:
@@ -61,7 +68,8 @@ class Discovery:
         finally:
             self._feed.unsubscribe(wake)
             await self._tasks.stop()
-            await self._schedule.release(self._holder)
+            with suppress(StoreUnavailable):  # then the leases run out
+                await self._schedule.release(self._holder)
 
     async def _round(self) -> float:
         """Start what is due; return how many seconds there is nothing to do."""
@@ -70,22 +78,38 @@ class Discovery:
         if free <= 0:
             return _ROUND_SECONDS
         try:
+            await self._take_back()
             await self._set_right()
             due = await self._schedule.next_due(retries=retries > 0)
             if due is None or due > now_microseconds():
+                self._trouble.over()
                 wait = _LOOK_SECONDS if due is None else (due - now_microseconds()) / 1e6
                 return wait if retries > 0 else min(wait, _ROUND_SECONDS)
             claims = await self._schedule.claim(
                 self._holder, limit=free, lease=int(_LEASE_SECONDS * 1e6), retries=retries
             )
-        except Exception:  # noqa: BLE001 - the store may be away for a moment
-            _log.exception("could not read the discovery schedule")
-            return 1.0
+        except Exception as error:  # noqa: BLE001 - the store may be away for a moment
+            self._trouble.failed(error)
+            return _AWAY_SECONDS
+        self._trouble.over()
         self._running += len(claims)
         self._retrying += sum(claim.failures > 0 for claim in claims)
         for claim in claims:
             self._tasks.start(self._attempt(claim))
         return _ROUND_SECONDS if claims else 0.05  # another replica was faster
+
+    async def _take_back(self) -> None:
+        """End the leases of what nobody works on: of a process that died, and of attempts that the store cut short."""
+        if self._fresh and self._feed.database.is_sqlite:
+            await self._schedule.release(None)  # one process has the file: leases are of one that died
+        self._fresh = False
+        if self._dropped:
+            dropped, self._dropped = self._dropped, []
+            try:
+                await self._schedule.give_back(dropped)
+            except StoreUnavailable:
+                self._dropped += dropped
+                raise
 
     async def _set_right(self) -> None:
         if (now := time.monotonic()) < self._set_right_at:
@@ -98,6 +122,9 @@ class Discovery:
         retry = claim.failures > 0
         try:
             await self._attempts.run(claim)
+        except StoreUnavailable as error:
+            self._trouble.failed(error)
+            self._dropped.append(claim)
         finally:
             self._running -= 1
             self._retrying -= retry

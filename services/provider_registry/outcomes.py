@@ -9,8 +9,10 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 
+from junctor.errors import StoreUnavailable
 from services.provider_registry.schedule import Outcome, Schedule
 from services.runtime.changes import Feed
+from services.runtime.trouble import Trouble
 
 _GATHER_SECONDS = 0.05
 """How long the first outcome waits for others."""
@@ -22,6 +24,7 @@ _log = logging.getLogger(__name__)
 class _Batch:
     outcomes: list[Outcome] = field(default_factory=list)
     over: asyncio.Event = field(default_factory=asyncio.Event)
+    refused: StoreUnavailable | None = None
 
 
 class Recorder:
@@ -32,17 +35,23 @@ class Recorder:
         self._feed = feed
         self._gather = gather
         self._open: _Batch | None = None
+        self._trouble = Trouble(_log, "could not record what discovery found")
 
     async def record(self, outcome: Outcome) -> None:
-        """Give a claimed provider back; returns when that is stored, or is lost: then its lease runs out."""
+        """Give a claimed provider back; returns when that is stored. Raises StoreUnavailable."""
         if self._open is not None:
             batch = self._open
             batch.outcomes.append(outcome)
             await batch.over.wait()
+            if batch.refused is not None:
+                raise batch.refused
             return
         batch = self._open = _Batch([outcome])
         try:
             await self._write(batch)
+        except StoreUnavailable as error:
+            batch.refused = error
+            raise
         finally:
             batch.over.set()
 
@@ -55,5 +64,9 @@ class Recorder:
             async with self._feed.database.write() as tx:
                 await self._feed.lock(tx)
                 await self._schedule.finish_all(tx, batch.outcomes)
-        except Exception:  # noqa: BLE001 - the store may be away for a moment; the leases run out
-            _log.exception("could not record what discovery found")
+        except StoreUnavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - none of the attempts is at fault; their leases run out
+            self._trouble.failed(error)
+        else:
+            self._trouble.over()

@@ -272,6 +272,12 @@ class Schedule:
         async with self._database.write() as tx:
             await self._set(tx, _free(sa.and_(whose, DISCOVERY.c.lease_until > 0)), **_UNLEASED)
 
+    async def give_back(self, claims: Collection[Claim]) -> None:
+        """End the leases of claims that came to nothing, unless something has happened to them since."""
+        mine = sa.tuple_(DISCOVERY.c.provider_id, DISCOVERY.c.ticket).in_([(c.provider_id, c.ticket) for c in claims])
+        async with self._database.write() as tx:
+            await self._set(tx, _free(mine), **_UNLEASED)
+
     async def set_right(self, horizon: int) -> int:
         """Make due what is planned or leased for longer than ``horizon`` microseconds; returns how many.
 

@@ -15,6 +15,7 @@ from junctor.v1 import provider_registry_pb2 as providers_pb
 from services.provider_registry.discovery_rules import backend_format
 from services.provider_registry.schedule import Schedule, Tombstone
 from services.runtime.changes import Feed
+from services.runtime.trouble import Trouble
 
 SYNC_TIMEOUT = 5.0
 """Seconds; with the wait for the connection and the upstream's time it must fit into discovery's lease."""
@@ -34,6 +35,7 @@ class ModelSync:
         """``model_registry`` shows the service token."""
         self._peer = model_registry
         self._stub = model_registry_pb2_grpc.ProviderSyncStub(model_registry.channel)
+        self._trouble = Trouble(_log, "the model registry could not be told what providers serve")
 
     async def put(
         self, provider: providers_pb.Provider, ticket: int, models: Iterable[tuple[str, str]], *, settled: bool = False
@@ -69,7 +71,12 @@ class ModelSync:
         )
 
     async def _send(self, request: pb.SyncProviderRequest) -> bool:
-        response = await self._peer.call(self._stub.SyncProvider, request, timeout=SYNC_TIMEOUT)
+        try:
+            response = await self._peer.call(self._stub.SyncProvider, request, timeout=SYNC_TIMEOUT)
+        except Unavailable as error:
+            self._trouble.failed(error)  # one line for all providers
+            raise
+        self._trouble.over()
         return response.applied
 
 
@@ -77,11 +84,12 @@ async def clear_tombstones(schedule: Schedule, feed: Feed, sync: ModelSync) -> N
     """Withdraw deleted providers until the model registry has acknowledged each; runs until cancelled."""
     waiter = feed.subscribe()
     retry = _FIRST_RETRY
+    trouble = Trouble(_log, "could not work off the deleted providers")
     try:
         while True:
             waiter.clear()
             burials = schedule.burials
-            if await _work_off(schedule, sync):
+            if await _work_off(schedule, sync, trouble):
                 retry = _FIRST_RETRY
                 with contextlib.suppress(TimeoutError):
                     async with asyncio.timeout(_LOOK_SECONDS):
@@ -100,7 +108,7 @@ async def _next_burial(schedule: Schedule, before: int, waiter: asyncio.Event) -
             waiter.clear()
 
 
-async def _work_off(schedule: Schedule, sync: ModelSync) -> bool:
+async def _work_off(schedule: Schedule, sync: ModelSync, trouble: Trouble) -> bool:
     """Withdraw what can be withdrawn now; tell whether nothing is left."""
     try:
         while waiting := await schedule.tombstones(limit=_BATCH):
@@ -108,9 +116,10 @@ async def _work_off(schedule: Schedule, sync: ModelSync) -> bool:
             await schedule.forget(acknowledged)
             if len(acknowledged) < len(waiting):
                 return False
-    except Exception:  # noqa: BLE001 - the store may be away for a moment; tombstones do not get lost
-        _log.exception("could not work off the deleted providers")
+    except Exception as error:  # noqa: BLE001 - the store may be away for a moment; tombstones do not get lost
+        trouble.failed(error)
         return False
+    trouble.over()
     return True
 
 
@@ -119,13 +128,13 @@ async def _clear(tombstones: list[Tombstone], sync: ModelSync) -> list[Tombstone
     for tombstone in tombstones:
         try:
             await sync.clear(tombstone)
+        except Unavailable:
+            break  # the others would only wait in turn
         except JunctorError as error:
             _log.warning(
                 "the model registry could not be told of a deleted provider, will retry",
                 extra={"provider": f"{tombstone.workspace}/{tombstone.name}", "reason": error.reason},
             )
-            if isinstance(error, Unavailable):
-                break  # the others would only wait in turn
         else:
             acknowledged.append(tombstone)
     return acknowledged

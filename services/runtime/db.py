@@ -23,7 +23,7 @@ from sqlalchemy.util import await_only
 
 from junctor.errors import NotReady
 from services.runtime import schema
-from services.runtime.db_errors import connecting, refusals
+from services.runtime.db_errors import CannotConnect, Refusals, connecting
 from services.runtime.tasks import Tasks
 
 _BUSY_SECONDS = 10
@@ -57,6 +57,8 @@ class Database:
         self._unused = asyncio.Event()
         self._connect = connect
         self._tasks = Tasks(f"the store {schema}")
+        self._refusals = Refusals(schema)
+        self._fit = True
         self._probe: asyncio.Task[bool] | None = None
         self._probed_until = 0.0
 
@@ -78,7 +80,8 @@ class Database:
 
         ``bulk``: it may read thousands of rows, which SQLite then does beside the event loop.
         """
-        with refusals():
+        with self._refusals.told("read"):
+            self._require_fit()
             async with self._reading(bulk=bulk) as connection:
                 yield connection
 
@@ -96,7 +99,8 @@ class Database:
         ``bulk`` as in :meth:`read`. Raises StoreUnavailable; when that comes of the commit, the write may have been
         done all the same.
         """
-        with refusals():
+        with self._refusals.told("write"):
+            self._require_fit()
             async with self._writing(bulk=bulk) as connection:
                 yield connection
 
@@ -129,12 +133,21 @@ class Database:
                 self._unused.set()
 
     async def prepare(self, migrations: Path) -> None:
-        """At start: migrate if that is this process's part, else raise SchemaUnfit unless the schema can be used."""
+        """At start: migrate if that is this process's part, else raise SchemaUnfit unless the schema can be used.
+
+        Until it has succeeded, nothing is read or written: that is refused as StoreUnavailable.
+        """
+        self._fit = False
         if self.migrates:
             await self.migrate(migrations)
-            return
-        async with self._reading(bulk=False) as tx:
-            await tx.run_sync(schema.require, migrations, self.schema)
+        else:
+            async with self._reading(bulk=False) as tx:
+                await tx.run_sync(schema.require, migrations, self.schema)
+        self._fit = True
+
+    def _require_fit(self) -> None:
+        if not self._fit:
+            raise CannotConnect(None, "its schema has not been looked at yet")
 
     async def migrate(self, migrations: Path) -> schema.Migrated:
         """Bring the schema to the newest revision of the Alembic folder ``migrations``. Raises SchemaUnfit."""
@@ -171,6 +184,8 @@ class Database:
 
     async def answers(self) -> bool:
         """Tell whether the database answers a trivial query, and its file is still there."""
+        if not self._fit:
+            return False
         if self.is_sqlite and not self._file_is_there():
             return False  # open connections would go on, and every write would be lost with them
         clock = asyncio.get_running_loop().time
@@ -182,7 +197,7 @@ class Database:
 
     async def _probed(self) -> bool:
         try:
-            async with self._reading(bulk=False) as connection:
+            async with self.read() as connection:
                 await connection.execute(text("SELECT 1"))
         except Exception:  # noqa: BLE001 - any driver error means the same: not now
             return False

@@ -52,16 +52,46 @@ class CannotConnect(OSError):
     """The database's server does not take connections."""
 
 
-@contextmanager
-def refusals() -> Iterator[None]:
-    """Raise StoreUnavailable for what a database refuses for now; other errors of it pass."""
-    try:
-        yield
-    except (DBAPIError, PoolTimeout, CannotConnect) as error:
-        cause = _cause(error)
-        if cause is None:
-            raise
-        raise _unavailable(cause, error) from error
+class LoginRefused(CannotConnect):
+    """It takes connections, but not with these credentials, or not to this database."""
+
+
+class Refusals:
+    """What one store refuses at present. The log is told when a cause appears and when it is gone, not at each call."""
+
+    def __init__(self, store: str) -> None:
+        self._store = store
+        self._told: set[tuple[str, str]] = set()
+        """How the store was used and why it refused; a server that is away refuses every use."""
+
+    @contextmanager
+    def told(self, use: str) -> Iterator[None]:
+        """Raise StoreUnavailable for what a database refuses for now; other errors of it pass.
+
+        ``use``: ``read`` or ``write``. A full disk can still be read, which does not make it writable.
+        """
+        try:
+            yield
+        except (DBAPIError, PoolTimeout, CannotConnect) as error:
+            cause = _cause(error)
+            if cause is None:
+                raise
+            self._tell("" if cause == "unreachable" else use, cause, error)
+            raise StoreUnavailable(_TEXTS[cause], metadata={"cause": cause}, retry_after=_RETRY_SECONDS) from error
+        if self._told:
+            self._is_fine(use)
+
+    def _tell(self, use: str, cause: str, error: Exception) -> None:
+        said = str(getattr(error, "orig", None) or getattr(error, "strerror", None) or error).partition("\n")[0]
+        level = logging.DEBUG if (use, cause) in self._told else logging.ERROR
+        self._told.add((use, cause))
+        _log.log(level, "the store refuses: %s", said, extra={"store": self._store, "cause": cause})
+
+    def _is_fine(self, use: str) -> None:
+        over = {told for told in self._told if told[0] in ("", use)}
+        self._told -= over
+        for _, cause in over:
+            _log.warning("the store is used again", extra={"store": self._store, "cause": cause})
 
 
 @contextmanager
@@ -72,15 +102,16 @@ def connecting() -> Iterator[None]:
     except DBAPIError as error:
         if isinstance(error.orig, sqlite3.Error) or _cause(error) is not None:
             raise
-        raise CannotConnect(None, str(error.orig).partition("\n")[0]) from error
+        raise LoginRefused(None, str(error.orig).partition("\n")[0]) from error
     except OSError as error:  # TimeoutError is one
         raise CannotConnect(error.errno, error.strerror or str(error)) from error
 
 
-def _unavailable(cause: str, error: Exception) -> StoreUnavailable:
-    said = getattr(error, "orig", None) or error
-    _log.error("the store refuses: %s", str(said).partition("\n")[0], extra={"cause": cause})
-    return StoreUnavailable(_TEXTS[cause], metadata={"cause": cause}, retry_after=_RETRY_SECONDS)
+def is_away(error: BaseException | None) -> bool:
+    """Tell whether a database failed so because nobody answers there, or not yet."""
+    if isinstance(error, DBAPIError | PoolTimeout | CannotConnect):
+        return _cause(error) == "unreachable" and not isinstance(error, LoginRefused)
+    return isinstance(error, OSError)
 
 
 def _cause(error: DBAPIError | PoolTimeout | CannotConnect) -> str | None:

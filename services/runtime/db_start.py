@@ -5,7 +5,9 @@ A server that cannot use its database must say so in one line; a traceback of th
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager
 
 from alembic.util.exc import CommandError
@@ -13,17 +15,64 @@ from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from junctor.errors import StoreUnavailable
 from services.runtime.db import Database
+from services.runtime.db_errors import is_away
 from services.runtime.failures import CannotStart
 from services.runtime.schema import SchemaUnfit
+
+_AGAIN_SECONDS = 0.5
+"""Pause between two looks at a database that is not there yet."""
+
+_log = logging.getLogger(__name__)
 
 
 class StoreUnusable(CannotStart):
     """A database cannot be used; the text names it and the reason, never a password."""
 
 
+class StoreAway(StoreUnusable):
+    """Nobody answers where the database should be: it may come."""
+
+
+async def start_when_there(
+    database: Database, start: Callable[[], Awaitable[None]], away: StoreAway, *, turn: asyncio.Lock
+) -> None:
+    """Try ``start`` until it succeeds, after a first time that failed with ``away``; say each new reason once.
+
+    Whatever it fails with then, it is tried again: who starts everything at once migrates about now. ``turn`` is held
+    for each try.
+    """
+    said = str(away)
+    _log.warning("waiting for the store: %s", said)
+    while True:
+        await asyncio.sleep(_AGAIN_SECONDS)
+        try:
+            async with turn:
+                with opening(database):
+                    await start()
+        except StoreUnusable as error:
+            if str(error) != said:
+                said = str(error)
+                _log.error("still waiting for the store: %s", said)
+        else:
+            _log.warning("the store is there: %s", place_of(database))
+            return
+
+
 @contextmanager
 def opening(database: Database) -> Iterator[None]:
-    """Raise StoreUnusable for whatever the block's use of ``database`` fails with."""
+    """Raise StoreUnusable for whatever the block's use of ``database`` fails with; StoreAway if nobody answers."""
+    try:
+        with _described(database):
+            yield
+    except StoreUnusable as error:
+        cause = error.__cause__.__cause__ if isinstance(error.__cause__, StoreUnavailable) else error.__cause__
+        if not database.is_sqlite and is_away(cause):
+            raise StoreAway(str(error)) from cause
+        raise
+
+
+@contextmanager
+def _described(database: Database) -> Iterator[None]:
     try:
         yield
     except StoreUnavailable as error:

@@ -33,6 +33,7 @@ class Listener:
         self._wake = wake
         self._own = own
         self._failures = 0
+        self._said = False
 
     async def run(self) -> None:
         """Listen until cancelled, over every loss of the connection."""
@@ -40,7 +41,7 @@ class Listener:
             try:
                 await self._listen()
             except Exception as error:  # noqa: BLE001 - a driver has many words for a connection that went
-                _log.warning("cannot listen for the changes of other replicas: %s", type(error).__name__)
+                self._say(error)
             first, most = _BACKOFF
             pause = min(most, first * 2**self._failures)
             self._failures += 1
@@ -54,6 +55,7 @@ class Listener:
             connection.add_termination_listener(lambda _: lost.set())
             await connection.add_listener(self._channel, self._heard)
             self._failures = 0
+            self._said = False
             self._wake()
             while not lost.is_set():
                 with contextlib.suppress(TimeoutError):
@@ -63,6 +65,12 @@ class Listener:
                 await connection.execute("SELECT 1", timeout=_ANSWER_SECONDS)
         finally:
             connection.terminate()  # nothing is under way that the server must hear of
+
+    def _say(self, error: Exception) -> None:
+        """Say once that nobody listens, not at every attempt: the driver has another word for each of them."""
+        level = logging.DEBUG if self._said else logging.WARNING
+        self._said = True
+        _log.log(level, "cannot listen for the changes of other replicas: %s", type(error).__name__)
 
     def _heard(self, _connection: Any, _pid: int, _channel: str, payload: str) -> None:
         if payload != self._own:

@@ -9,6 +9,7 @@ from typing import Protocol
 
 from services.runtime.changes import Feed
 from services.runtime.incarnations import Place
+from services.runtime.trouble import Trouble
 from services.runtime.workspaces import Judgement, WorkspaceList
 
 COMPACT_SECONDS = 600.0
@@ -30,12 +31,15 @@ class Holdings(Protocol):
 
 async def compact_forever(feed: Feed, *, every: float = COMPACT_SECONDS) -> None:
     """Compact the log every ``every`` seconds until cancelled."""
+    trouble = Trouble(_log, "could not compact the change log")
     while True:
         await asyncio.sleep(every)
         try:
             await feed.compact()
-        except Exception:  # noqa: BLE001 - the next round tries again; the log only grows meanwhile
-            _log.exception("could not compact the change log")
+        except Exception as error:  # noqa: BLE001 - the next round tries again; the log only grows meanwhile
+            trouble.failed(error)
+        else:
+            trouble.over()
 
 
 async def drop_deleted_workspaces(workspaces: WorkspaceList, changed: asyncio.Event, holdings: Holdings) -> None:
@@ -43,15 +47,17 @@ async def drop_deleted_workspaces(workspaces: WorkspaceList, changed: asyncio.Ev
 
     Again, because a write that was under way when its workspace went may have come after the drop.
     """
+    trouble = Trouble(_log, "could not drop what lay in deleted workspaces")
     await changed.wait()
     while True:
         changed.clear()
         try:
             await drop_once(workspaces, holdings)
-        except Exception:  # noqa: BLE001 - what lies in a deleted workspace is unreachable already; rows may go later
-            _log.exception("could not drop what lay in deleted workspaces")
+        except Exception as error:  # noqa: BLE001 - that is unreachable already; the rows may go later
+            trouble.failed(error)
             await asyncio.sleep(_RETRY_SECONDS)
             continue
+        trouble.over()
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(DROP_AGAIN_SECONDS):
                 await changed.wait()
