@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 PROTOS := $(wildcard protos/junctor/v1/*.proto)
 
-.PHONY: help up setup setup-dev test lint format proto proto-check proto-baseline lock wheel interop check clean
+.PHONY: help up setup setup-dev test lint format proto proto-check proto-baseline lock wheel interop check bench clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -72,6 +72,9 @@ wheel: setup-dev  ## Build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist .
 
 check: lint proto-check test  ## What has to pass before a change lands
+
+bench: setup  ## Measure junctor beside nginx and Envoy (six minutes); options in ARGS
+	@$(BIN)/python -m benchmarks.inference $(ARGS)
 
 lock: setup-dev  ## Write the locks anew from pyproject.toml
 	@bash deploy/lock.sh $(BIN)
