@@ -274,7 +274,7 @@ async def test_the_value_of_a_secret(door: Door, value: str) -> None:
     assert [entry["loc"] for entry in by_rest.json()["detail"]] == [["body", "value"]]
     assert not value or value[:2] not in by_rest.text
     error = await door.grpc("secret", GOOD["secret"] | {"value": value})
-    assert [violation.field for violation in error.violations] == ["value"] or "\0" in value
+    assert [violation.field for violation in error.violations] == ["value"]
 
 
 async def test_the_largest_value_of_a_secret_is_taken(door: Door) -> None:
