@@ -306,6 +306,7 @@ class Node:
                 egress=settings.egress,
                 request_headers=settings.request_headers,
                 ping_seconds=settings.sse_ping,
+                queue_limit=settings.queue_limit,
                 catalog_file=settings.data_dir / "catalog.bin",
                 keyring=Keyring.load_or_create(settings.secret_key_file),
                 saves=self._share is None or self._share.first,

@@ -130,6 +130,7 @@ class Settings:
     """Proxies and authorities on the way to providers."""
     request_headers: frozenset[bytes] | None
     """The only header fields of a caller that pass; None: all that may."""
+    queue_limit: int
     sse_ping: float | None
     """After how long a silence an event stream gets a comment; None: never."""
     discovery_interval: float
@@ -340,6 +341,7 @@ def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], e
         auth=Auth(v["auth"], v["admin_key"], v["admin_key_file"], v["insecure"]),
         log=Log(v["log_level"], v["log_format"]),
         egress=Egress(v["http_proxy"], v["https_proxy"], v["no_proxy"] or NoProxy(), _authorities(v["ca_file"])),
+        queue_limit=v["queue_limit"],
         sse_ping=v["sse_ping"],
         request_headers=_with_essentials(v["request_headers"]),
         values=MappingProxyType(dict(values)),

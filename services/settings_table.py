@@ -366,6 +366,12 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("idle_timeout", seconds, 120.0, "Seconds between two parts of an answer."),
     Setting("total_timeout", seconds, 1800.0, "Seconds for a whole call, all attempts together."),
     Setting(
+        "queue_limit",
+        whole(0, 100_000),
+        100,
+        "Calls that may wait, in each router process, for one provider whose `max_concurrency` is reached; more: 503.",
+    ),
+    Setting(
         "sse_ping",
         seconds_or_off,
         None,

@@ -226,6 +226,7 @@ async def benches(
     limits = Figures(total, timers or Timers(connect=10, first_byte=20, idle=20), **figures)
     draws = iter(seeds)
     router = Router(keeper, client, limits, seed=lambda: next(draws, 1))
+    keeper.on_provider = router.ledger.provider_changed
     try:
         yield Bench(router, keeper, client)
     finally:

@@ -34,7 +34,7 @@ SENT = "request_sent"
 ATTEMPTS = "attempts"
 """Metadata of an error: how many providers were tried."""
 
-_OWN = (errors.AddressRefused, errors.Overloaded)
+_OWN = (errors.AddressRefused, errors.Overloaded, errors.NotReady)
 """Errors that are the gateway's, not a provider's: of several they say the least."""
 
 _VERDICTS = {
@@ -61,6 +61,8 @@ class Plan:
     """After how long a silence an event stream gets a comment; None: never."""
     receipt: Receipt | None = None
     """What the answer shall carry, if the caller asked for it."""
+    current: Callable[[Candidate], Candidate | None] = lambda candidate: candidate
+    """What a candidate is by now, asked before each but the first is tried; None: it takes no calls any more."""
 
 
 class Observer:
@@ -72,7 +74,7 @@ class Observer:
     """When the call ends at the latest, by the event loop's clock."""
 
     async def admit(self, candidate: Candidate) -> None:
-        """Wait for a slot at a provider that has a limit. Raises Overloaded."""
+        """Wait for a slot at a provider that has a limit. Raises Overloaded, NotReady."""
 
     def began(self, candidate: Candidate) -> None:
         """An attempt begins."""
@@ -127,14 +129,20 @@ class Attempts:
         """
         given: Answer | None = None
         missed: _Miss | None = None
-        for number, candidate in enumerate(plan.candidates[: plan.cap], start=1):
-            if number > 1 and not self._observer.may_retry():
+        number = 0
+        for planned in plan.candidates:
+            candidate = plan.current(planned) if number else planned
+            if candidate is None:
+                continue
+            if number == plan.cap or (number and not self._observer.may_retry()):
                 break
+            number += 1
+            request = plan.request_for(candidate)  # it may raise, so before there is a slot to give back
             if candidate.provider.max_concurrency and (busy := await self._busy(candidate)) is not None:
                 missed = missed or busy
                 continue
             answer = self._expect(plan, candidate, number)
-            miss = await self._attempt(plan.request_for(candidate), candidate, answer)
+            miss = await self._attempt(request, candidate, answer)
             if self.outcome is not None:
                 return self.outcome
             if miss is None:
@@ -153,9 +161,10 @@ class Attempts:
         self._began = perf_counter()
         try:
             await self._observer.admit(candidate)
-        except errors.Overloaded as error:
+        except (errors.Overloaded, errors.NotReady) as error:
             waited = (perf_counter() - self._began) * 1000
-            self._done.append(Attempt(candidate.provider.ref, 0, "queue_full", waited))
+            why = "queue_full" if isinstance(error, errors.Overloaded) else "out_of_service"
+            self._done.append(Attempt(candidate.provider.ref, 0, why, waited))
             return _Miss(error, False)
         return None
 

@@ -46,6 +46,8 @@ class CatalogKeeper:
         self._origins: dict[Origin, Origin] = {}
         self.on_health_reset: Callable[[str], None] = _ignore
         """Hears of the providers (``workspace/name``) whose health is to be forgotten."""
+        self.on_provider: Callable[[str, Provider | None], None] = _ignore_too
+        """Hears of every provider (``workspace/name``) that is new or another than before; None: it is gone."""
         self.on_retired: Callable[[Origin], None] = _ignore
         """Hears of origins that no longer are a provider's: its URL, proxy, certificate changed, or it is gone."""
         self._registry = provider_registry
@@ -192,6 +194,7 @@ class CatalogKeeper:
         if entry != before:
             self._providers[key] = entry
             self._relink(key, before, entry)
+            self.on_provider(entry.ref, entry)
             if before is not None and before.origin is not entry.origin:
                 self._retire(before.origin)
         self._changed()
@@ -206,6 +209,7 @@ class CatalogKeeper:
         before = self._providers.pop(key, None)
         self._relink(key, before, None)
         if before is not None:
+            self.on_provider(before.ref, None)
             self._retire(before.origin)
         self._changed()
 
@@ -289,6 +293,10 @@ class CatalogKeeper:
 
 def _ignore(_what: object) -> None:
     """Nobody keeps connections, or health."""
+
+
+def _ignore_too(_ref: str, _provider: Provider | None) -> None:
+    """Nobody limits calls."""
 
 
 class _Providers:

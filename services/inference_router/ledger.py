@@ -12,7 +12,7 @@ from services.inference_router.budget import RetryBudget
 from services.inference_router.headers import retry_after_seconds
 from services.inference_router.routing import Key
 from services.inference_router.slots import QUEUE_LIMIT, Slots
-from services.inference_router.snapshot import Candidate
+from services.inference_router.snapshot import Candidate, Provider
 from services.inference_router.upstream_types import FailureKind, UpstreamFailure
 
 _OWN_REFUSALS = frozenset({FailureKind.REFUSED_ADDRESS})
@@ -67,6 +67,12 @@ class Ledger:
         """Forget what is known of a provider's health."""
         for key in [key for key in self._health if key[0] == provider]:
             del self._health[key]
+
+    def provider_changed(self, ref: str, provider: Provider | None) -> None:
+        """Take what a provider has become. One that is gone (None) leaves no health to the next of its name."""
+        self.slots.follow(ref, provider)
+        if provider is None:
+            self.reset(ref)
 
     def started(self, key: Key) -> None:
         """A call to a candidate begins; the first one after an ejection is its probe."""
@@ -125,7 +131,7 @@ class Counted(Observer):
         self._admitted = 0.0
 
     async def admit(self, candidate: Candidate) -> None:
-        """Wait for a slot of a provider with a limit. Raises Overloaded."""
+        """Wait for a slot of a provider with a limit. Raises Overloaded, NotReady."""
         await self._ledger.slots.take(candidate.provider, self.until)
         self._admitted = self._ledger.clock()
 

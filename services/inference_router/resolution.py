@@ -154,7 +154,7 @@ def expand(catalog: Catalog, start: VirtualModel) -> Resolution:
             if candidate.key in seen:
                 continue
             seen.add(candidate.key)
-            if reason := _refusal(candidate):
+            if reason := refusal(candidate):
                 refused.append(Refused(candidate, reason))
             else:
                 usable.append(candidate)
@@ -193,7 +193,8 @@ def _entity_of(provider: Provider, upstream_id: str) -> str:
     return next((served.entity for served in provider.served if served.upstream_id == upstream_id), "")
 
 
-def _refusal(candidate: Candidate) -> str:
+def refusal(candidate: Candidate) -> str:
+    """Say why a candidate takes no calls, in the words of :class:`Refused`; empty if it does."""
     provider = candidate.provider
     if provider.admin_state is not AdminState.ACTIVE:
         return str(provider.admin_state.value)
@@ -206,7 +207,7 @@ def _refusal(candidate: Candidate) -> str:
 
 def _takes_calls(catalog: Catalog, virtual_model: VirtualModel) -> bool:
     models = _with_fallbacks(catalog, virtual_model)
-    return any(not _refusal(candidate) for model in models for candidate in _candidates(catalog, model))
+    return any(not refusal(candidate) for model in models for candidate in _candidates(catalog, model))
 
 
 def _check_name(field: str, text: str) -> None:

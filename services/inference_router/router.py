@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import random
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from junctor import names
 from junctor.errors import CredentialUnavailable, NotFound, Unavailable
@@ -137,12 +137,23 @@ class Router:
             method=call.method,
             retry=virtual_model.retry,
             cap=ATTEMPT_CAP,
+            current=self._current,
         )
         if call.want_receipt:
             said = decision(self.ledger, self._keeper, found, ordered)
             plan.receipt = record(call.request_id, said, found, conditions)
         observer = Observed(self.ledger, ref, impatient=impatient(call))
         return plan, observer, self._total(call, ordered[0])
+
+    def _current(self, candidate: Candidate) -> Candidate | None:
+        """Look a candidate up again: while the ones before it were tried, an operator may have changed it."""
+        provider = self._keeper.catalog.providers.get((candidate.provider.workspace, candidate.provider.name))
+        if provider is candidate.provider:
+            return candidate
+        if provider is None:
+            return None
+        changed = replace(candidate, provider=provider)
+        return None if resolution.refusal(changed) else changed
 
     def _resolve(self, call: Call, model: str | None) -> resolution.Resolution:
         """Resolve a name, or take what it led to since the catalog last changed: names are few, calls are many."""

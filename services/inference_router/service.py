@@ -17,6 +17,7 @@ from services.inference_router.catalog import CatalogKeeper
 from services.inference_router.catalog_file import CatalogFile, SavedCatalog
 from services.inference_router.router import Figures, Router
 from services.inference_router.servicer import RouterServicer
+from services.inference_router.slots import QUEUE_LIMIT
 from services.inference_router.typed_servicer import TypedServicer
 from services.inference_router.upstream import UpstreamClient
 from services.inference_router.upstream_types import Timers
@@ -59,6 +60,8 @@ class RouterOptions:
     saves: bool = True
     """Write the file as well; of several processes with one file, one does."""
     save_seconds: float = SAVE_SECONDS
+    queue_limit: int = QUEUE_LIMIT
+    """Calls that may wait for one provider whose ``max_concurrency`` is reached."""
 
 
 class InferenceRouterService:
@@ -74,9 +77,16 @@ class InferenceRouterService:
         self._client = UpstreamClient(policy=options.networks)
         self._keeper.on_retired = self._client.retire
         timers = Timers(options.connect_timeout, options.first_byte_timeout, options.idle_timeout)
-        figures = Figures(options.total_timeout, timers, options.request_headers, ping_seconds=options.ping_seconds)
+        figures = Figures(
+            options.total_timeout,
+            timers,
+            options.request_headers,
+            ping_seconds=options.ping_seconds,
+            queue_limit=options.queue_limit,
+        )
         self._router = Router(self._keeper, self._client, figures)
         self._keeper.on_health_reset = self._router.ledger.reset
+        self._keeper.on_provider = self._router.ledger.provider_changed
         self._tasks = Tasks("inference_router")
         self._file: CatalogFile | None = None
         if options.catalog_file is not None and options.keyring is not None:

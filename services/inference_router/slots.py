@@ -2,7 +2,7 @@
 
 First come, first served, within this process. A call that cannot get its turn before its deadline is refused at
 once, as is one that finds the queue full: waiting for nothing helps nobody. Whatever a call ends by, its slot or its
-place is free at once.
+place is free at once. What an operator changes holds for those who wait as well.
 """
 
 from __future__ import annotations
@@ -10,12 +10,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import math
+import sys
 from collections import deque
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
-from junctor.errors import Overloaded
-from services.inference_router.snapshot import Provider
+from junctor.errors import NotReady, Overloaded
+from services.inference_router.snapshot import AdminState, Provider
 
 QUEUE_LIMIT = 100
 """Calls that may wait for one provider."""
@@ -41,6 +42,13 @@ class _Line:
                 self.open += 1
                 waiter.set_result(None)
 
+    def send_away(self, provider: str) -> None:
+        """Let nobody wait for a provider that takes no calls any more."""
+        while self.waiting:
+            waiter = self.waiting.popleft()
+            if not waiter.done():
+                waiter.set_exception(NotReady(f"Model provider {provider} takes no calls any more"))
+
 
 class Slots:
     """The limited providers of one router, by ``workspace/name``; those without a limit are not in it."""
@@ -64,25 +72,38 @@ class Slots:
     async def take(self, provider: Provider, until: float) -> None:
         """Take a slot of a provider with a limit, waiting at most until ``until``; :meth:`release` gives it back.
 
-        Raises Overloaded, with the time after which to come again, if the queue is full or too slow for that.
+        Raises Overloaded, with the time after which to come again, if the queue is full or too slow for that, and
+        NotReady if the provider is taken out of service meanwhile.
         """
-        line = self._lines.setdefault(provider.ref, _Line(provider.max_concurrency))
-        line.limit = provider.max_concurrency
-        line.grant()
+        line = self._lines.get(provider.ref)
+        if line is None:
+            line = self._lines[provider.ref] = _Line(provider.max_concurrency)
         if line.open < line.limit:
             line.open += 1
+            self._settle(provider.ref, line)
         else:
             self._check(provider.ref, line, until)
-            await self._wait(line)
-        self._note(provider.ref, line)
+            await self._wait(provider.ref, line)
 
     def release(self, provider: str, held: float) -> None:
         """Give back a slot that was held for ``held`` seconds."""
         line = self._lines[provider]
         line.open -= 1
         line.held += _NEWEST * (held - line.held) if line.held else held
-        line.grant()
-        self._note(provider, line)
+        self._settle(provider, line)
+
+    def follow(self, ref: str, provider: Provider | None) -> None:
+        """Take what a provider has become; None: it is gone."""
+        line = self._lines.get(ref)
+        if line is None:
+            return
+        if provider is None or provider.admin_state is not AdminState.ACTIVE:
+            line.send_away(ref)
+        if provider is not None:
+            line.limit = provider.max_concurrency or sys.maxsize
+        self._settle(ref, line)
+        if provider is None and not line.open:
+            del self._lines[ref]
 
     def _check(self, provider: str, line: _Line, until: float) -> None:
         expected = line.held * (len(line.waiting) + 1) / line.limit
@@ -94,7 +115,7 @@ class Slots:
             text = f"Model provider {provider} is busy: this call's turn would come after its deadline"
             raise Overloaded(text, retry_after=retry_after)
 
-    async def _wait(self, line: _Line) -> None:
+    async def _wait(self, provider: str, line: _Line) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         line.waiting.append(waiter)
         try:
@@ -103,12 +124,14 @@ class Slots:
             if waiter.cancelled():
                 with contextlib.suppress(ValueError):  # a slot that came free has passed it over already
                     line.waiting.remove(waiter)
-            else:  # its slot came in the moment in which its caller left
+            elif waiter.exception() is None:  # its slot came in the moment in which its caller left
                 line.open -= 1
-                line.grant()
+                self._settle(provider, line)
             raise
 
-    def _note(self, provider: str, line: _Line) -> None:
+    def _settle(self, provider: str, line: _Line) -> None:
+        """Give what is free to those who wait, and note whether anything is left."""
+        line.grant()
         if line.open >= line.limit:
             self._full.add(provider)
         else:

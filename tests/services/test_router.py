@@ -28,7 +28,21 @@ from tests.router_bench import (
     by_provider,
     openai,
 )
-from tests.upstream import PATIENCE, SILENCE, Close, Hang, Json, Raw, Reset, ScriptedUpstream, Sse, Status, chunk, head
+from tests.upstream import (
+    CLOSE,
+    PATIENCE,
+    SILENCE,
+    Close,
+    Hang,
+    Json,
+    Raw,
+    Reset,
+    ScriptedUpstream,
+    Sse,
+    Status,
+    chunk,
+    head,
+)
 
 OK = Json(200, {"model": "vendor/m"})
 PRIORITY = vpb.ROUTING_POLICY_PRIORITY
@@ -752,3 +766,36 @@ async def test_a_bad_call_reaches_no_provider(
         await bench.ask(call)
     assert upstream.requests == []
     assert bench.router.ledger.loads == {}
+
+
+@pytest.mark.parametrize("change", ["disabled", "gone", "elsewhere"])
+async def test_what_changes_while_one_is_tried_holds_for_the_next(
+    bench: Bench, upstream: ScriptedUpstream, other: ScriptedUpstream, change: str
+) -> None:
+    gate = asyncio.Event()
+    upstream.script(Raw(gate, head(503), CLOSE))
+    async with ScriptedUpstream(default=OK) as third:
+        bench.in_turn(upstream.url, other.url, third.url)
+        call = asyncio.create_task(bench.ask())
+        await upstream.request()
+        if change == "disabled":
+            bench.provider("p1", other.url, admin_state=pb.ADMIN_STATE_DISABLED)
+        elif change == "gone":
+            bench.keeper.remove_provider(("default", "p1"))
+        else:
+            bench.provider("p1", third.url)
+        gate.set()
+        sink = await call
+        assert sink.got is not None
+        assert (sink.got.provider, sink.got.attempts) == ("default/p1" if change == "elsewhere" else "default/p2", 2)
+        assert (len(other.requests), len(third.requests)) == (0, 1)
+
+
+async def test_a_provider_made_again_is_as_healthy_as_any(bench: Bench, upstream: ScriptedUpstream) -> None:
+    upstream.always(Status(429, retry_after=60))
+    bench.in_turn(upstream.url)
+    await bench.ask()
+    assert bench.router.ledger.out()
+    bench.keeper.remove_provider(("default", "p0"))
+    bench.in_turn(upstream.url)
+    assert not bench.router.ledger.out()

@@ -3,25 +3,31 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from junctor.errors import Overloaded, UpstreamTimeout
+from junctor.errors import MalformedRequest, NotReady, Overloaded, UpstreamTimeout
 from junctor.v1 import inference_router_pb2 as rpb
+from junctor.v1 import provider_registry_pb2 as pb
 from junctor.v1 import virtual_models_pb2 as vpb
 from junctor.v1.receipt_pb2 import Receipt
 from services.inference_router.attempts import ATTEMPTS, SENT
 from services.inference_router.explaining import explain
 from services.inference_router.replaying import replay
 from services.inference_router.slots import Slots
-from services.inference_router.snapshot import Provider
+from services.inference_router.snapshot import AdminState, Provider
 from services.inference_router.target import parse_base
+from tests.cluster import running
 from tests.router_bench import Bench, benches, by_model, by_provider
 from tests.upstream import PATIENCE, Hang, Json, ScriptedUpstream
 
 OK = Json(200, {"model": "vendor/m"})
 FOREVER = 1e9
+CHAT = "/v1/chat/completions"
+ASKED = {"model": "default/test-model", "messages": []}
 
 
 def provider(limit: int = 1) -> Provider:
@@ -120,16 +126,66 @@ async def test_a_caller_that_leaves_in_the_moment_of_its_turn_passes_it_on() -> 
     assert not line.slots.full
 
 
-async def test_a_raised_limit_holds_from_the_next_call_on() -> None:
+@pytest.mark.parametrize("limit", [3, 0], ids=["raised", "taken away"])
+async def test_a_raised_limit_holds_for_those_who_wait(limit: int) -> None:
     line = Line()
     await line.call("a")
     await line.call("b")
-    line.provider = provider(3)
+    line.slots.follow("default/p0", provider(limit))
+    assert not line.slots.full
     await line.call("c")
-    await asyncio.sleep(0)
     assert sorted(line.turns) == ["a", "b", "c"]
     for _ in range(3):
         await line.done()
+    assert not line.slots.full
+
+
+async def test_a_lowered_limit_lets_the_open_calls_end_and_nobody_in_before() -> None:
+    line = Line(limit=3)
+    for name in "abc":
+        await line.call(name)
+    line.slots.follow("default/p0", provider(1))
+    waiting = await line.call("d")
+    await line.done()
+    await line.done()
+    assert (line.slots.full, line.turns) == ({"default/p0"}, ["a", "b", "c"])
+    await line.done()
+    await waiting
+    assert line.turns == ["a", "b", "c", "d"]
+
+
+@pytest.mark.parametrize("state", [AdminState.DISABLED, AdminState.DRAINING, None])
+async def test_nobody_waits_for_a_provider_out_of_service(state: AdminState | None) -> None:
+    line = Line()
+    await line.call("a")
+    waiting = await line.call("b")
+    line.slots.follow("default/p0", state and replace(provider(), admin_state=state))
+    with pytest.raises(NotReady, match="takes no calls any more"):
+        await waiting
+    await line.done()
+    assert not line.slots.full
+
+
+async def test_a_caller_that_leaves_in_the_moment_in_which_it_is_sent_away_gives_nothing_back() -> None:
+    line = Line()
+    await line.call("a")
+    gone = await line.call("b")
+    line.slots.follow("default/p0", None)
+    gone.cancel()
+    await asyncio.wait([gone])
+    assert line.slots.full == {"default/p0"}
+    await line.done()
+    assert not line.slots.full
+
+
+async def test_a_turn_that_nobody_takes_leaves_room() -> None:
+    line = Line()
+    await line.call("a")
+    gone = await line.call("b")
+    line.slots.release("default/p0", 1.0)
+    gone.cancel()
+    await asyncio.wait([gone])
+    assert not line.slots.full
 
 
 async def until(condition: Any) -> None:
@@ -204,12 +260,57 @@ async def test_a_call_that_ends_in_the_queue_has_sent_nothing(upstream: Scripted
 
 
 async def test_a_full_queue_is_the_gateways_own_error(upstream: ScriptedUpstream) -> None:
-    async with benches() as bench:
+    async with benches(queue_limit=0) as bench:
         bench.model()
-        bench.router.ledger.slots._queue_limit = 0
         first = await busy(bench, upstream)
         with pytest.raises(Overloaded) as caught:
             await bench.ask(by_model())
         assert caught.value.retry_after == 1.0
         assert (caught.value.metadata[SENT], caught.value.domain) == ("false", "junctor")
+        first.cancel()
+
+
+@pytest.mark.parametrize("route", [by_model, by_provider])
+async def test_a_call_that_cannot_be_sent_takes_no_slot(upstream: ScriptedUpstream, route: Any) -> None:
+    upstream.always(OK)
+    async with benches() as bench:
+        bench.provider("p0", upstream.url, max_concurrency=1)
+        bench.model()
+        for bad in ({"path": b"v1/../../x"}, {"headers": [(b"x-broken", b"a\nb")]}):
+            with pytest.raises(MalformedRequest):
+                await bench.ask(route(**bad))
+            assert not bench.router.ledger.slots.full
+        await bench.ask(route())
+
+
+async def test_a_call_whose_provider_is_disabled_while_it_waits_goes_to_the_next(upstream: ScriptedUpstream) -> None:
+    async with ScriptedUpstream(default=OK) as other, benches() as bench:
+        bench.in_turn(upstream.url, other.url)
+        first = await busy(bench, upstream)
+        bench.provider("p1", other.url, max_concurrency=1)
+        other.script(Hang())
+        second = asyncio.create_task(bench.ask(by_model()))
+        await other.request()
+        waiting = asyncio.create_task(bench.ask(by_model(want_receipt=True)))
+        slots = bench.router.ledger.slots
+        await until(lambda: slots.waiting("default/p0") + slots.waiting("default/p1") == 1)
+        bench.provider("p0", upstream.url, max_concurrency=1, admin_state=pb.ADMIN_STATE_DISABLED)
+        second.cancel()
+        sink = await waiting
+        assert sink.got is not None
+        assert (sink.got.provider, len(upstream.requests)) == ("default/p1", 1)
+        first.cancel()
+
+
+@pytest.mark.parametrize("hop", ["direct", "grpc"])
+async def test_the_length_of_the_queue_is_a_setting(tmp_path: Path, upstream: ScriptedUpstream, hop: str) -> None:
+    async with running(tmp_path, queue_limit="0", hop=hop) as cluster:
+        await cluster.add_provider("up", upstream.url, max_concurrency=1)
+        upstream.script(Hang(), path=CHAT)
+        first = asyncio.create_task(cluster.http.post(CHAT, json=ASKED))
+        await upstream.wait_for(lambda: upstream.requests[-1].target == CHAT)
+        refused = await cluster.http.post(CHAT, json=ASKED)
+        assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+        assert refused.headers["x-junctor-error-source"] == "gateway"
+        assert refused.json()["error"]["code"] == "overloaded"
         first.cancel()
