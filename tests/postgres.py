@@ -13,8 +13,8 @@ import signal
 import subprocess
 import tempfile
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from itertools import count
@@ -52,6 +52,8 @@ class Postgres:
 
     folder: Path
     binaries: Path
+    _launch: Callable[[], subprocess.Popen[bytes]]
+    _processes: list[subprocess.Popen[bytes]] = field(default_factory=list)
     _numbers: Iterator[int] = field(default_factory=lambda: count(1))
     _spare: list[str] = field(default_factory=list)
 
@@ -63,6 +65,32 @@ class Postgres:
     def socket(self) -> Path:
         """The UNIX socket the server listens on."""
         return self.folder / ".s.PGSQL.5432"
+
+    def start(self) -> None:
+        """Start it, again after :meth:`kill`, and wait until it takes queries."""
+        deadline = time.monotonic() + _PATIENCE
+        while True:
+            self._processes.append(self._launch())
+            if _became_ready(self, self._processes[-1], deadline):
+                return
+            # What was killed holds its memory for a moment longer.
+            assert time.monotonic() < deadline, (self.folder / "log").read_text()
+            time.sleep(0.05)
+
+    def kill(self) -> None:
+        """End it as a power cut does, with everything that works for it."""
+        process = self._processes[-1]
+        children = subprocess.run(["pgrep", "-P", str(process.pid)], capture_output=True, text=True, check=False)
+        process.kill()
+        process.wait()
+        for child in children.stdout.split():
+            with suppress(ProcessLookupError):
+                os.kill(int(child), signal.SIGKILL)
+
+    def stop(self) -> None:
+        """End it in order, if it runs."""
+        for process in self._processes:
+            _stop(process)
 
     def create_database(self) -> str:
         """Make an empty database; return its name."""
@@ -104,15 +132,18 @@ def running() -> Iterator[Postgres]:
         account["env"] = {**os.environ, "LOCPATH": str(folder)}
         _initialise(folder / "data", binaries, account)
         options = [f"-c{name}={value}" for name, value in {**_FOR_TESTS, "unix_socket_directories": folder}.items()]
-        with (folder / "log").open("wb") as log:
-            command = [binaries / "postgres", "-D", folder / "data", *options]
-            process = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, **account)
+
+        def launch() -> subprocess.Popen[bytes]:
+            with (folder / "log").open("ab") as log:
+                command = [binaries / "postgres", "-D", folder / "data", *options]
+                return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, **account)
+
+        server = Postgres(folder, binaries, launch)
         try:
-            server = Postgres(folder, binaries)
-            _wait_until_ready(server, process)
+            server.start()
             yield server
         finally:
-            _stop(process)
+            server.stop()
 
 
 class Link:
@@ -260,16 +291,20 @@ def _people_order(locale: Path) -> bool:
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 
-def _wait_until_ready(server: Postgres, process: subprocess.Popen[bytes]) -> None:
-    deadline = time.monotonic() + _PATIENCE
+def _became_ready(server: Postgres, process: subprocess.Popen[bytes], deadline: float) -> bool:
+    """Wait until it takes connections; False if it ended instead."""
     ready = [server.binaries / "pg_isready", "-q", "-h", server.folder]
     while subprocess.run(ready, check=False, capture_output=True).returncode:
-        assert process.poll() is None, (server.folder / "log").read_text()
+        if process.poll() is not None:
+            return False
         assert time.monotonic() < deadline, "PostgreSQL does not come up"
         time.sleep(0.02)
+    return True
 
 
 def _stop(process: subprocess.Popen[bytes]) -> None:
+    if process.poll() is not None:
+        return
     process.send_signal(signal.SIGINT)  # "fast": ends sessions, writes everything
     try:
         process.wait(_PATIENCE)

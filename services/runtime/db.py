@@ -23,7 +23,7 @@ from sqlalchemy.util import await_only
 
 from junctor.errors import NotReady
 from services.runtime import schema
-from services.runtime.db_errors import CannotConnect, Refusals, connecting
+from services.runtime.db_errors import Refusals, connecting, unavailable
 from services.runtime.tasks import Tasks
 
 _BUSY_SECONDS = 10
@@ -80,8 +80,8 @@ class Database:
 
         ``bulk``: it may read thousands of rows, which SQLite then does beside the event loop.
         """
+        self._require_fit()
         with self._refusals.told("read"):
-            self._require_fit()
             async with self._reading(bulk=bulk) as connection:
                 yield connection
 
@@ -99,8 +99,8 @@ class Database:
         ``bulk`` as in :meth:`read`. Raises StoreUnavailable; when that comes of the commit, the write may have been
         done all the same.
         """
+        self._require_fit()
         with self._refusals.told("write"):
-            self._require_fit()
             async with self._writing(bulk=bulk) as connection:
                 yield connection
 
@@ -147,7 +147,7 @@ class Database:
 
     def _require_fit(self) -> None:
         if not self._fit:
-            raise CannotConnect(None, "its schema has not been looked at yet")
+            raise unavailable("unreachable")
 
     async def migrate(self, migrations: Path) -> schema.Migrated:
         """Bring the schema to the newest revision of the Alembic folder ``migrations``. Raises SchemaUnfit."""

@@ -77,7 +77,7 @@ class Refusals:
             if cause is None:
                 raise
             self._tell("" if cause == "unreachable" else use, cause, error)
-            raise StoreUnavailable(_TEXTS[cause], metadata={"cause": cause}, retry_after=_RETRY_SECONDS) from error
+            raise unavailable(cause) from error
         if self._told:
             self._is_fine(use)
 
@@ -105,6 +105,11 @@ def connecting() -> Iterator[None]:
         raise LoginRefused(None, str(error.orig).partition("\n")[0]) from error
     except OSError as error:  # TimeoutError is one
         raise CannotConnect(error.errno, error.strerror or str(error)) from error
+
+
+def unavailable(cause: str) -> StoreUnavailable:
+    """Make the error that a caller gets: ``full``, ``io_error``, ``busy`` or ``unreachable``."""
+    return StoreUnavailable(_TEXTS[cause], metadata={"cause": cause}, retry_after=_RETRY_SECONDS)
 
 
 def is_away(error: BaseException | None) -> bool:

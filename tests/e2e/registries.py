@@ -84,7 +84,7 @@ async def registries(
 
     ``program``: a module of Python and its first arguments, instead of ``junctord``.
     """
-    async with deployment(folder, *groups) as made, AsyncExitStack() as stack:
+    async with deployment(folder, *groups) as made:
         if database_url is not None:
             environ["JUNCTOR_DATABASE_URL"] = database_url
             await migrate(folder, database_url)
@@ -93,6 +93,16 @@ async def registries(
             if program:
                 process.command = (sys.executable, "-m", *program, *process.command[1:])
             await process.start()
+        async with clients(made, database_url=database_url, groups=groups) as running:
+            yield running
+
+
+@asynccontextmanager
+async def clients(
+    made: Deployment, *, database_url: str | None = None, groups: Sequence[Sequence[str]] = ()
+) -> AsyncIterator[Registries]:
+    """Connect to registries that run in ``made``."""
+    async with AsyncExitStack() as stack:
         peers = {name: open_peer(f"127.0.0.1:{made.grpc_ports[name]}", name=name) for name in REGISTRIES}
         for peer in peers.values():
             stack.push_async_callback(peer.close)
