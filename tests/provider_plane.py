@@ -106,6 +106,10 @@ class Plane:
         request = wpb.CreateWorkspaceRequest(workspace=wpb.Workspace(name=name))
         await self.access_control.call(self.workspaces.CreateWorkspace, request)
 
+    async def workspace_id(self, name: str) -> str:
+        request = wpb.GetWorkspaceRequest(name=name)
+        return str((await self.access_control.call(self.workspaces.GetWorkspace, request)).id)
+
     async def becomes(
         self, name: str, condition: Callable[[pb.Provider], bool], workspace: str = "default"
     ) -> pb.Provider:

@@ -545,6 +545,7 @@ class SyncProviderRequest(_message.Message):
     HOST_URL_FIELD_NUMBER: _builtins.int
     MODELS_FIELD_NUMBER: _builtins.int
     SETTLED_FIELD_NUMBER: _builtins.int
+    WORKSPACE_ID_FIELD_NUMBER: _builtins.int
     workspace: _builtins.str
     """The provider's workspace."""
     provider: _builtins.str
@@ -558,6 +559,10 @@ class SyncProviderRequest(_message.Message):
     settled: _builtins.bool
     """The same set was sent since the provider last changed: nothing older can be under way, so the receiver need not
     remember the revision while the set is in force.
+    """
+    workspace_id: _builtins.str
+    """The id of the workspace that the provider lies in, empty if the sender does not know it: a set for a workspace that
+    was deleted and created again since is refused.
     """
     @_builtins.property
     def models(self) -> _containers.RepeatedCompositeFieldContainer[Global___SyncedModel]:
@@ -573,10 +578,11 @@ class SyncProviderRequest(_message.Message):
         host_url: _builtins.str = ...,
         models: _abc.Iterable[Global___SyncedModel] | None = ...,
         settled: _builtins.bool = ...,
+        workspace_id: _builtins.str = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_url", b"host_url", "models", b"models", "provider", b"provider", "provider_id", b"provider_id", "provider_revision", b"provider_revision", "settled", b"settled", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["host_url", b"host_url", "models", b"models", "provider", b"provider", "provider_id", b"provider_id", "provider_revision", b"provider_revision", "settled", b"settled", "workspace", b"workspace", "workspace_id", b"workspace_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

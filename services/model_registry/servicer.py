@@ -89,7 +89,11 @@ class ProviderSyncServicer(model_registry_pb2_grpc.ProviderSyncServicer):
         check_sync(request)
         if (in_force := await self._syncer.in_force(request)) is not None:
             return pb.SyncProviderResponse(revision=str(in_force), applied=True)
-        # A set for a workspace that was just deleted must not bring it back to life.
-        workspace_id = await self._workspaces.require(request.workspace) if request.models else ""
+        # A set for a workspace that was just deleted must not bring it back to life, nor fill another of its name.
+        workspace_id = (
+            await self._workspaces.require(request.workspace, workspace_id=request.workspace_id)
+            if request.models
+            else ""
+        )
         revision, applied = await self._syncer.apply(request, workspace_id)
         return pb.SyncProviderResponse(revision=str(revision), applied=applied)

@@ -75,6 +75,7 @@ def check_sync(request: pb.SyncProviderRequest) -> None:
     bad.name("provider", request.provider)
     if not 0 < len(request.provider_id) <= _ID_LIMIT:
         bad.add("provider_id", f"must be 1 to {_ID_LIMIT} characters")
+    bad.text("workspace_id", request.workspace_id, limit=_ID_LIMIT)
     for index, model in enumerate(request.models):
         bad.name(f"models[{index}].entity", model.entity)
     bad.done()

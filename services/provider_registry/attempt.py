@@ -122,7 +122,7 @@ class Attempts:
         """Discover one claimed provider and give it back. Raises StoreUnavailable when that cannot be written down."""
         tried_at = now_microseconds()
         try:
-            provider = await self._providers.get(claim.workspace, claim.name)
+            provider, workspace_id = await self._providers.get_placed(claim.workspace, claim.name)
         except ResourceNotFound:
             return
         if provider.id != claim.provider_id:
@@ -139,7 +139,7 @@ class Attempts:
             _log.exception("discovery of a provider broke", extra=_named(claim))
             await self._failed(claim, tried_at, provider, "a fault of junctor itself, which is in its log")
         else:
-            await self._found(claim, tried_at, provider, served)
+            await self._found(claim, tried_at, provider, served, workspace_id=workspace_id)
 
     async def _ask(self, provider: pb.Provider) -> Served:
         key = await self._secret(provider, provider.api_key_secret_name)
@@ -167,11 +167,15 @@ class Attempts:
 
     # -- its three ends
 
-    async def _found(self, claim: Claim, tried_at: int, provider: pb.Provider, served: Served) -> None:
+    async def _found(
+        self, claim: Claim, tried_at: int, provider: pb.Provider, served: Served, *, workspace_id: str
+    ) -> None:
         new = _New(pb.PROVIDER_STATUS_READY, served.message, served.models)
         try:
             settled = _is_settled(claim) and new.is_in(provider)
-            applied = await self._sync.put(provider, claim.ticket, served.models, settled=settled)
+            applied = await self._sync.put(
+                provider, claim.ticket, served.models, workspace_id=workspace_id, settled=settled
+            )
         except JunctorError as error:
             if not isinstance(error, Unavailable):  # that has been said for all providers
                 _log.warning(

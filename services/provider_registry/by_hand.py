@@ -26,7 +26,7 @@ class StatusByHand:
         """Write what the request sets. Raises ResourceNotFound, PeerUnavailable, StaleVersion when overtaken."""
         until = now_microseconds() + int(self._interval * 1e6)
         async with self._store.transaction() as tx:
-            provider = await self._store.fetch(tx, request.workspace, request.name)
+            provider, workspace_id = await self._store.fetch_placed(tx, request.workspace, request.name)
             if not any(request.HasField(field) for field in ("status", "status_message", "served_models")):
                 written = await self._store.put_status(tx, provider, lambda p: _take(request, p))
                 return await self._store.with_attempts(tx, written)
@@ -34,7 +34,7 @@ class StatusByHand:
             if not request.HasField("served_models"):
                 return await self._write(tx, provider, request, ticket)
         models = [(m.model_entity_id.partition("/")[2], m.served_model_name) for m in request.served_models.values]
-        if not await self._sync.put(provider, ticket, models):
+        if not await self._sync.put(provider, ticket, models, workspace_id=workspace_id):
             raise StaleVersion(_OVERTAKEN)
         async with self._store.transaction() as tx:
             current = await self._store.fetch(tx, request.workspace, request.name)
@@ -52,8 +52,8 @@ class StatusByHand:
 def _take(request: pb.UpdateProviderStatusRequest, provider: pb.Provider) -> None:
     if request.HasField("status"):
         provider.status = request.status
-    if request.HasField("status_message"):
-        provider.status_message = request.status_message
+    if request.HasField("status_message") or request.HasField("status"):
+        provider.status_message = request.status_message  # a new status without words has none of the old one
     if request.HasField("model_deployment_id"):
         provider.model_deployment_id = request.model_deployment_id
     if request.HasField("served_models"):

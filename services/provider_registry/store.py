@@ -137,6 +137,17 @@ class ProviderStore(ResourceStore[pb.Provider]):
 
         return await self.put(tx, current, stamped)
 
+    async def get_placed(self, workspace: str, name: str) -> tuple[pb.Provider, str]:
+        """Return one provider and the id of the workspace it lies in, empty if unknown. Raises ResourceNotFound."""
+        async with self.feed.database.read() as tx:
+            return await self.fetch_placed(tx, workspace, name)
+
+    async def fetch_placed(self, tx: AsyncConnection, workspace: str, name: str) -> tuple[pb.Provider, str]:
+        """The same as ``tx`` sees it."""
+        provider = await self.fetch(tx, workspace, name)
+        row = sa.select(self.table.c.workspace_id).where(self.table.c.workspace == workspace, self.table.c.name == name)
+        return provider, (await tx.execute(row)).scalar() or ""
+
     async def get_with_attempts(self, workspace: str, name: str) -> pb.Provider:
         """Return one provider with the times of its discovery. Raises ResourceNotFound."""
         async with self.feed.database.read() as tx:

@@ -38,10 +38,17 @@ class ModelSync:
         self._trouble = Trouble(_log, "the model registry could not be told what providers serve")
 
     async def put(
-        self, provider: providers_pb.Provider, ticket: int, models: Iterable[tuple[str, str]], *, settled: bool = False
+        self,
+        provider: providers_pb.Provider,
+        ticket: int,
+        models: Iterable[tuple[str, str]],
+        *,
+        workspace_id: str = "",
+        settled: bool = False,
     ) -> bool:
         """Replace the set of (entity name, upstream id) that a provider serves.
 
+        ``workspace_id``: of the workspace that it lies in, empty if unknown.
         ``settled``: the same set was put since the provider last changed, so nothing older can be under way.
         False: a newer ticket was there before. Raises the model registry's error, or PeerUnavailable.
         """
@@ -49,6 +56,7 @@ class ModelSync:
             workspace=provider.workspace,
             provider=provider.name,
             provider_id=provider.id,
+            workspace_id=workspace_id,
             provider_revision=ticket,
             host_url=provider.host_url,
             settled=settled,

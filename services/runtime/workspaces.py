@@ -69,23 +69,24 @@ class WorkspaceList:
             del ids[resource.name]
         self._take(ids)
 
-    async def require(self, workspace: str) -> str:
+    async def require(self, workspace: str, *, workspace_id: str = "") -> str:
         """Raise WorkspaceMissing unless the workspace exists: for writes.
 
-        Returns its id as of now; empty for a listed workspace while access_control does not say.
+        Returns its id as of now; for a listed workspace while access_control does not say ``workspace_id``: the one
+        that the write is meant for, if that is known. One with another id does not exist.
         """
         listed = workspace in self._ids
         if listed and not self.follower.connected:
-            return ""
+            return workspace_id
         try:
-            workspace_id = await self._ask(workspace)
+            now = await self._ask(workspace)
         except JunctorError:
             if listed:
-                return ""
+                return workspace_id
             raise
-        if not workspace_id:
+        if not now or workspace_id not in ("", now):
             raise _missing(workspace)
-        return workspace_id
+        return now
 
     async def confirm(self, workspace: str, workspace_id: str) -> None:
         """Raise WorkspaceMissing unless the workspace has this id now, and PeerUnavailable if that cannot be told."""

@@ -39,7 +39,7 @@ class Sync:
     def __init__(self):
         self.settled = []
 
-    async def put(self, provider, ticket, models, *, settled):
+    async def put(self, provider, ticket, models, *, workspace_id, settled):
         self.settled.append(settled)
         return True
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from junctor.channel import Peer, open_peer
-from junctor.errors import PeerUnavailable, ResourceNotFound
+from junctor.errors import PeerUnavailable, ResourceNotFound, WorkspaceMissing
 from junctor.v1 import model_registry_pb2 as pb
 from junctor.v1 import model_registry_pb2_grpc, virtual_models_pb2_grpc, watch_pb2, workspaces_pb2_grpc
 from junctor.v1 import virtual_models_pb2 as vpb
@@ -32,6 +32,7 @@ class Running:
     def __init__(self, peer: Peer) -> None:
         self._peer = peer
         self.models = model_registry_pb2_grpc.ModelRegistryStub(peer.channel)
+        self.sync = model_registry_pb2_grpc.ProviderSyncStub(peer.channel)
         self.virtual_models = virtual_models_pb2_grpc.VirtualModelsStub(peer.channel)
 
     async def call(self, method: Any, request: Any) -> Any:
@@ -164,3 +165,31 @@ async def test_a_workspace_made_again_while_the_registry_was_away_is_empty(tmp_p
 
             await until(gone)
             assert (await registry.create("w1", "m1")).id != created.id
+
+
+async def test_what_a_provider_of_the_workspace_before_serves_is_not_taken_in(tmp_path: Path) -> None:
+    async with access_control(tmp_path) as (store, server), model_registry(tmp_path, server.port) as registry:
+        old = await store.create(wpb.Workspace(name="w1"))
+        await registry.call(registry.sync.SyncProvider, served(old.id, 1))
+        assert await registry.is_there("w1", "m1")
+        await store.delete_workspace("w1", "")
+        new = await store.create(wpb.Workspace(name="w1"))
+        with pytest.raises(WorkspaceMissing):
+            await registry.call(registry.sync.SyncProvider, served(old.id, 2))
+        assert not await registry.is_there("w1", "m2")
+        await registry.call(registry.sync.SyncProvider, served(new.id, 3, provider_id="id-2"))
+        assert await registry.is_there("w1", "m3")
+        await registry.call(registry.sync.SyncProvider, served("", 4, provider_id="id-2"))  # of a release before
+        assert await registry.is_there("w1", "m4")
+
+
+def served(workspace_id: str, revision: int, *, provider_id: str = "id-1") -> pb.SyncProviderRequest:
+    """What a provider of ``w1`` serves: one model, with the revision in its name."""
+    return pb.SyncProviderRequest(
+        workspace="w1",
+        workspace_id=workspace_id,
+        provider="p1",
+        provider_id=provider_id,
+        provider_revision=revision,
+        models=[pb.SyncedModel(entity=f"m{revision}", backend_format=pb.BACKEND_FORMAT_OPENAI_CHAT)],
+    )
