@@ -16,6 +16,8 @@ from typer.core import TyperGroup
 
 from junctor.cli.failure import Failure
 from junctor.cli.lazy import LazyCommand
+from junctor.cli.options import Output
+from junctor.cli.root_flags import RootFlags
 
 GROUP = "junctor.commands"
 
@@ -30,8 +32,9 @@ Examples:
   junctor doctor                            what is wrong, and what to do
 
 \b
-Settings: a flag wins over JUNCTOR_BASE_URL, JUNCTOR_WORKSPACE,
-JUNCTOR_ACCESS_TOKEN, JUNCTOR_GRPC_TARGET; these win over the config file.
+Settings: a flag, before or after the command, wins over JUNCTOR_BASE_URL,
+JUNCTOR_WORKSPACE, JUNCTOR_ACCESS_TOKEN, JUNCTOR_GRPC_TARGET; these win over
+the config file.
 
 \b
 Exit codes: 0 done, 1 failed (one line says why and what to try),
@@ -119,9 +122,16 @@ def _print_version(wanted: bool) -> None:
 
 
 def _root(
+    context: typer.Context,
+    base_url: Annotated[str, typer.Option("--base-url", help="For any command: where junctor is.")] = "",
+    workspace: Annotated[str, typer.Option("--workspace", "-w", help="For any command: workspace.")] = "",
+    output: Annotated[
+        Output | None, typer.Option("-o", "-f", "--output", "--output-format", help="For any command: how to print.")
+    ] = None,
     _version: Annotated[
         bool,
         typer.Option("--version", help="Print the version.", callback=_print_version, is_eager=True),
     ] = False,
 ) -> None:
     """One door to every model: typed gRPC services behind an OpenAI-compatible HTTP edge."""
+    context.obj = RootFlags(base_url, workspace, output)

@@ -10,9 +10,10 @@ from typing import Annotated, Any
 
 import typer
 
+from junctor.cli import root_flags
 from junctor.cli.conversation import Answer, Conversation, target, texts
 from junctor.cli.failure import Failure
-from junctor.cli.options import AccessToken, BaseUrl, Workspace
+from junctor.cli.options import AccessToken, BaseUrl, Output, Workspace
 from junctor.cli.session import RETRIES, reported
 from junctor.client import Client
 from junctor.sse import Decoder, ServerEvent
@@ -30,8 +31,11 @@ class Format(StrEnum):
 
 
 def command(  # noqa: PLR0913 - one parameter per flag
-    model: Annotated[str, typer.Argument(help="Model, or workspace/model.")],
-    prompt: Annotated[str | None, typer.Argument(help="Question; from standard input if left out.")] = None,
+    context: typer.Context,
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model, or workspace/model.")],
+    prompt: Annotated[
+        str | None, typer.Argument(metavar="PROMPT", help="Question; from standard input if left out.")
+    ] = None,
     *,
     provider: Annotated[
         str, typer.Option("--provider", help="Ask this provider; MODEL is its own id.", show_default=False)
@@ -45,7 +49,8 @@ def command(  # noqa: PLR0913 - one parameter per flag
         bool, typer.Option("--interactive", "-i", help="Go on asking; at a terminal also without PROMPT.")
     ] = False,
     output: Annotated[
-        Format, typer.Option("-f", "--format", help="text, json (whole answer) or raw (bytes as received).")
+        Format,
+        typer.Option("-f", "--format", "--output-format", help="text, json (whole answer) or raw (bytes as received)."),
     ] = Format.TEXT,
     base_url: BaseUrl = "",
     workspace: Workspace = "",
@@ -61,6 +66,9 @@ def command(  # noqa: PLR0913 - one parameter per flag
       junctor chat gpt-4.1 'Hi' --provider oai -f json
     """
     settings: dict[str, Any] = {"base_url": base_url, "workspace": workspace, "access_token": access_token}
+    settings = root_flags.settled(context, settings)
+    if output is Format.TEXT and root_flags.of(context).output is Output.JSON:
+        output = Format.JSON
     with reported("junctor chat"), Client(**settings, max_retries=RETRIES) as client:
         at, name = target(model, client.settings.workspace, provider)
         optional: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}

@@ -9,22 +9,26 @@ from typing import Annotated
 import typer
 
 from junctor import config, urls
-from junctor.cli import output
+from junctor.cli import output, root_flags
 from junctor.cli.crud import examples, group
 from junctor.cli.failure import Failure
 from junctor.cli.options import OutputFormat
 from junctor.cli.session import reported, settings
 
-app = group("Where junctor is and what you may do there; a file of contexts.")
-auth = group("Your credential, for other tools.")
+app = group(
+    "Where junctor is and what you may do there; a file of contexts.",
+    "junctor config set --base-url https://junctor.example.com",
+    "junctor config view",
+)
+auth = group("Your credential, for other tools.", "junctor auth header")
 
 REDACTED = "********"
 
 _Context = Annotated[str, typer.Option("--context", help="Context to change [the current].", show_default=False)]
 
 
-def _text(flag: str, told: str) -> typer.models.OptionInfo:
-    option: typer.models.OptionInfo = typer.Option(flag, help=told, show_default=False)
+def _text(flag: str, told: str, *short: str) -> typer.models.OptionInfo:
+    option: typer.models.OptionInfo = typer.Option(*short, flag, help=told, show_default=False)
     return option
 
 
@@ -38,7 +42,7 @@ def _text(flag: str, told: str) -> typer.models.OptionInfo:
 )
 def set_(
     base_url: Annotated[str | None, _text("--base-url", "Where junctor is; empty removes it.")] = None,
-    workspace: Annotated[str | None, _text("--workspace", "Workspace of commands.")] = None,
+    workspace: Annotated[str | None, _text("--workspace", "Workspace of commands.", "-w")] = None,
     access_token: Annotated[str | None, _text("--access-token", "Bearer token; - asks, or reads stdin.")] = None,
     grpc_target: Annotated[str | None, _text("--grpc-target", "Where its gRPC is.")] = None,
     context: _Context = "",
@@ -63,11 +67,12 @@ def set_(
 
 @app.command(epilog=examples("junctor config view", "junctor config view --show-token -o json"))
 def view(
+    context: typer.Context,
     show_token: Annotated[bool, typer.Option("--show-token", help="Show tokens in clear.")] = False,
     form: OutputFormat = None,
 ) -> None:
     """Show what is in force and where each value comes from."""
-    found = settings()
+    found = settings(context)
     rows = [{"setting": key, "value": getattr(found, key), "from": found.sources[key]} for key in config.KEYS]
     for row in rows:
         if row["setting"] == "access_token" and row["value"] and not show_token:
@@ -80,11 +85,11 @@ def view(
         "contexts": sorted(file.contexts),
         "settings": {row["setting"]: {"value": row["value"], "from": row["from"]} for row in rows},
     }
-    output.show_all(rows, titles, form, whole=whole)
+    output.show_all(rows, titles, form or root_flags.of(context).output, whole=whole)
 
 
 @app.command("use-context", epilog=examples("junctor config use-context prod"))
-def use_context(name: Annotated[str, typer.Argument(help="A context of the file.")]) -> None:
+def use_context(name: Annotated[str, typer.Argument(metavar="NAME", help="A context of the file.")]) -> None:
     """Make a context the current one."""
     file = _load()
     if name not in file.contexts:
@@ -100,9 +105,9 @@ def current_context() -> None:
 
 
 @auth.command(epilog=examples('curl -H "$(junctor auth header)" http://localhost:8080/v1/models'))
-def header() -> None:
+def header(context: typer.Context) -> None:
     """Print the Authorization header for curl. It holds your token: mind where it goes."""
-    typer.echo(f"Authorization: Bearer {settings().access_token or urls.NO_TOKEN}")
+    typer.echo(f"Authorization: Bearer {settings(context).access_token or urls.NO_TOKEN}")
 
 
 def _load() -> config.ConfigFile:

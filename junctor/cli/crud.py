@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import inspect
 import json
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import typer
 from typer.core import TyperGroup
 
-from junctor.cli.failure import Failure
+from junctor.cli.inputs import InputData, InputFile, given_object
+from junctor.cli.listing import Columns, NoTruncate, chosen_columns, pagination
 from junctor.cli.output import Column
 from junctor.cli.session import Session, connected
 from junctor.client import Client
@@ -90,11 +89,12 @@ def _folded(line: str) -> str:
     return f"{line[:first]} \\\n      {line[first + 1 :]}"
 
 
-def group(help_line: str, *, cls: type[TyperGroup] | None = None) -> typer.Typer:
-    """Make a group of commands."""
+def group(help_line: str, *lines: str, cls: type[TyperGroup] | None = None) -> typer.Typer:
+    """Make a group of commands; ``lines`` are the examples in its help."""
     app = typer.Typer(
         cls=cls,
         help=help_line,
+        epilog=examples(*lines),
         no_args_is_help=True,
         rich_markup_mode=None,
         add_completion=False,
@@ -117,7 +117,7 @@ def add_reads(app: typer.Typer, resource: Resource) -> None:
         epilog=examples(f"{path} list", f"{path} list --filter 'name~\"a\"' --sort -created_at -o csv"),
     )
     @connected
-    def list_(
+    def list_(  # noqa: PLR0913, PLR0917 - one parameter per flag
         session: Session,
         filter_: Annotated[
             str, typer.Option("--filter", help='Such as name~"llama" or JSON.', show_default=False)
@@ -127,22 +127,27 @@ def add_reads(app: typer.Typer, resource: Resource) -> None:
         page_size: Annotated[
             int | None, typer.Option("--page-size", min=1, max=1000, help="Items asked for at once.")
         ] = None,
+        columns: Columns = "",
+        no_truncate: NoTruncate = False,
+        all_pages: Annotated[bool, typer.Option("--all-pages", hidden=True, help="What it does anyway.")] = False,
     ) -> None:
         listing = resource.collection(session.client).list(
             **resource.scope(session), filter=filter_ or None, sort=sort or None, page_size=page_size
         )
-        pages = [listing.page(page)] if page else list(listing.pages())
+        pages = [listing.page(page)] if page and not all_pages else list(listing.pages())
         rows = [record.raw for part in pages for record in part.data]
-        session.show_all(rows, resource.columns, whole={"data": rows, "pagination": _pagination(pages, len(rows))})
+        shown = chosen_columns(columns, resource.columns, rows)
+        whole = {"data": rows, "pagination": pagination(pages, len(rows))}
+        session.show_all(rows, shown, whole=whole, cut=not no_truncate)
 
     @app.command("get", help=f"Show one {resource.one}.", epilog=examples(f"{path} get NAME -o yaml"))
     @connected
-    def get(session: Session, name: Annotated[str, typer.Argument(help="Its name.")]) -> None:
+    def get(session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")]) -> None:
         session.show(resource.collection(session.client).get(name, **resource.scope(session)))
 
     @app.command("delete", help=f"Delete {resource.one}s.", epilog=examples(f"{path} delete NAME"))
     @connected
-    def delete(session: Session, name: Annotated[list[str], typer.Argument(metavar="NAME…", help="Names.")]) -> None:
+    def delete(session: Session, name: Annotated[list[str], typer.Argument(metavar="NAME", help="Names.")]) -> None:
         for each in name:
             resource.collection(session.client).delete(each, **resource.scope(session))
             typer.echo(f"{resource.one} {each} deleted", err=True)
@@ -152,8 +157,8 @@ def add_writes(app: typer.Typer, resource: Resource, *, replaces: bool = False) 
     """Add create and update; ``replaces``: an update drops what it does not name."""
     path = f"junctor {resource.path}"
 
-    def create(session: Session, name: str | None, input_file: str, exist_ok: bool, **flags: Any) -> None:
-        fields = _given(resource, input_file, flags)
+    def create(session: Session, name: str | None, exist_ok: bool, **flags: Any) -> None:
+        fields = _given(resource, flags)
         named = name or fields.pop("name", None)
         if not named:
             raise typer.BadParameter("missing: give NAME, or a name in --input-file", param_hint="NAME")
@@ -161,8 +166,8 @@ def add_writes(app: typer.Typer, resource: Resource, *, replaces: bool = False) 
         scope = {**resource.scope(session), "exist_ok": exist_ok}
         session.show(resource.collection(session.client).create(str(named), **scope, **fields))
 
-    def update(session: Session, name: str, input_file: str, **flags: Any) -> None:
-        fields = _given(resource, input_file, flags)
+    def update(session: Session, name: str, **flags: Any) -> None:
+        fields = _given(resource, flags)
         fields.pop("name", None)
         session.show(resource.collection(session.client).update(name, **resource.scope(session), **fields))
 
@@ -171,36 +176,16 @@ def add_writes(app: typer.Typer, resource: Resource, *, replaces: bool = False) 
         "create",
         help=f"Create a {resource.one}.",
         epilog=examples(hint, f"{path} create --input-file - --exist-ok < {resource.one.replace(' ', '-')}.json"),
-    )(connected(_with(create, [_OPTIONAL_NAME, *_fields(resource), _INPUT_FILE, _EXIST_OK])))
+    )(connected(_with(create, [_OPTIONAL_NAME, *_fields(resource), _INPUT_FILE, _INPUT_DATA, _EXIST_OK])))
     told = "Replace a {}: what is not named is dropped." if replaces else "Change a {}: what is not named is kept."
     app.command(
         "update", help=told.format(resource.one), epilog=examples(f"{path} update NAME {resource.example}".rstrip())
-    )(connected(_with(update, [_NAME, *_fields(resource), _INPUT_FILE])))
+    )(connected(_with(update, [_NAME, *_fields(resource), _INPUT_FILE, _INPUT_DATA])))
 
 
-def read_input(file: str) -> str:
-    """Return a file's text, standard input's for ``-``. Raises Failure."""
-    try:
-        return sys.stdin.read() if file == "-" else Path(file).read_text("utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise Failure(f"cannot read {file}: {getattr(error, 'strerror', None) or 'not UTF-8'}") from None
-
-
-def read_object(file: str) -> dict[str, Any]:
-    """Return the JSON object in a file. Raises Failure."""
-    try:
-        found = json.loads(read_input(file))
-    except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, dict):
-        raise Failure(f"{'standard input' if file == '-' else file} holds no JSON object")
-    return found
-
-
-def _given(resource: Resource, input_file: str, flags: Mapping[str, Any]) -> dict[str, Any]:
-    fields = {
-        key: value for key, value in (read_object(input_file) if input_file else {}).items() if key != "workspace"
-    }
+def _given(resource: Resource, flags: Mapping[str, Any]) -> dict[str, Any]:
+    fields = given_object(flags["input_file"], flags["input_data"])
+    fields.pop("workspace", None)
     for field in resource.fields:
         if flags.get(field.key) not in (None, []):
             fields[field.key] = field.value(flags[field.key])
@@ -221,29 +206,14 @@ def _with(function: Callable[..., None], parameters: Sequence[inspect.Parameter]
     return function
 
 
-def _pagination(pages: Sequence[Any], count: int) -> dict[str, int]:
-    last = pages[-1]
-    if len(pages) == 1:
-        return {
-            "page": last.number,
-            "page_size": last.size,
-            "current_page_size": count,
-            "total_pages": last.total_pages,
-            "total_results": last.total_results,
-        }
-    total = last.total_results
-    return {"page": 1, "page_size": count, "current_page_size": count, "total_pages": 1, "total_results": total}
-
-
 def _parameter(name: str, annotation: Any, default: Any = inspect.Parameter.empty) -> inspect.Parameter:
     return inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-_NAME = _parameter("name", Annotated[str, typer.Argument(help="Its name.")])
-_OPTIONAL_NAME = _parameter("name", Annotated[str | None, typer.Argument(help="Its name.", show_default=False)], None)
-_EXIST_OK = _parameter("exist_ok", Annotated[bool, typer.Option("--exist-ok", help="Accept one that is there.")], False)
-_INPUT_FILE = _parameter(
-    "input_file",
-    Annotated[str, typer.Option("--input-file", help="JSON object to start from; - is stdin.", show_default=False)],
-    "",
+_NAME = _parameter("name", Annotated[str, typer.Argument(metavar="NAME", help="Its name.")])
+_OPTIONAL_NAME = _parameter(
+    "name", Annotated[str | None, typer.Argument(metavar="NAME", help="Its name.", show_default=False)], None
 )
+_EXIST_OK = _parameter("exist_ok", Annotated[bool, typer.Option("--exist-ok", help="Accept one that is there.")], False)
+_INPUT_FILE = _parameter("input_file", InputFile, "")
+_INPUT_DATA = _parameter("input_data", InputData, "")

@@ -8,16 +8,21 @@ from typing import Annotated, Any
 
 import typer
 
-from junctor.cli.crud import examples, group, read_input
+from junctor.cli.crud import examples, group
+from junctor.cli.inputs import read_input
 from junctor.cli.output import show_one
 from junctor.cli.session import Session, connected
 
-app = group("Calls through the gateway: by model, by provider, or by the body's model.")
+app = group(
+    "Any call to a provider's API, by one of three routes.",
+    "junctor inference gateway provider get v1/models --name up",
+    "junctor inference gateway model post v1/chat/completions m --input-file -",
+)
 
 VERBS = ("get", "post", "put", "patch", "delete")
 
 _Path = Annotated[str, typer.Argument(metavar="PATH", help="Path of the provider's API, such as v1/models.")]
-_OptionalName = Annotated[str, typer.Argument(metavar="[NAME]", help="Model or provider.", show_default=False)]
+_OptionalName = Annotated[str, typer.Argument(metavar="NAME", help="Model or provider.", show_default=False)]
 _Name = Annotated[str, typer.Option("--name", help="Model or provider.", show_default=False)]
 _Body = Annotated[str, typer.Option("--body", "--input-data", help="JSON, or @FILE.", show_default=False)]
 _InputFile = Annotated[str, typer.Option("--input-file", help="File with the body; - is stdin.", show_default=False)]
@@ -93,7 +98,7 @@ for _route, _help in (
     ("provider", "Route to one provider, as it is."),
     ("openai", "Route by the body's model."),
 ):
-    _routes = group(_help)
+    _routes = group(_help, f"junctor inference gateway {_route} post v1/chat/completions --help")
     for _verb in VERBS:
         _add(_route, _verb, _routes)
     app.add_typer(_routes, name=_route)

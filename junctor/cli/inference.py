@@ -12,6 +12,7 @@ from junctor import names
 from junctor.cli import gateway, resources
 from junctor.cli.crud import examples, group
 from junctor.cli.lazy import LazyCommand
+from junctor.cli.listing import Columns, NoTruncate, chosen_columns
 from junctor.cli.output import Column, Row
 from junctor.cli.session import Session, connected, grpc_connected
 
@@ -29,12 +30,18 @@ class InferenceGroup(TyperGroup):
             self.commands.setdefault(entry.name, added)
 
 
-app = group("Providers, virtual models, and calls through the gateway.", cls=InferenceGroup)
+app = group(
+    "Providers, virtual models, and calls through the gateway.",
+    "junctor inference models list",
+    "junctor inference providers list",
+    "junctor inference explain gpt-4-1",
+    cls=InferenceGroup,
+)
 app.add_typer(resources.providers, name="providers")
 app.add_typer(resources.virtual_models, name="virtual-models")
 app.add_typer(gateway.app, name="gateway")
 
-models = group("What can be called now.")
+models = group("What can be called now.", "junctor inference models list")
 app.add_typer(models, name="models")
 
 _SERVED = (Column("MODEL", "id"), Column("WORKSPACE", "owned_by"))
@@ -51,15 +58,26 @@ _CANDIDATES = (
 
 @models.command("list", epilog=examples("junctor inference models list", "junctor inference models list -w lab -o csv"))
 @connected
-def list_models(session: Session) -> None:
+def list_models(session: Session, columns: Columns = "", no_truncate: NoTruncate = False) -> None:
     """List the names that route now; MODEL is what goes into a request."""
     served = session.client.inference.models.list(workspace=session.workspace)
     rows = [model.raw for model in served]
-    session.show_all(rows, _SERVED, whole={"object": "list", "data": rows})
+    shown = chosen_columns(columns, _SERVED, rows)
+    session.show_all(rows, shown, whole={"object": "list", "data": rows}, cut=not no_truncate)
+
+
+@models.command("get", epilog=examples("junctor inference models get gpt-4-1"))
+@connected
+def get_model(
+    session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="Model, or workspace/model.")]
+) -> None:
+    """Show one name that routes now."""
+    session.show(session.client.inference.models.get(name, workspace=session.workspace))
 
 
 @app.command(
     "get-url",
+    short_help="Print the base URL for OpenAI's clients.",
     epilog=examples(
         "export OPENAI_BASE_URL=$(junctor inference get-url)",
         "curl $(junctor inference get-url --provider up)/v1/models",
@@ -86,11 +104,14 @@ def get_url(
     typer.echo(url)
 
 
-@app.command(epilog=examples("junctor inference explain gpt-4-1", "junctor inference explain gpt-4.1 --provider oai"))
+@app.command(
+    short_help="Tell where a call would go, and why not elsewhere.",
+    epilog=examples("junctor inference explain gpt-4-1", "junctor inference explain gpt-4.1 --provider oai"),
+)
 @grpc_connected
 def explain(
     session: Session,
-    model: Annotated[str, typer.Argument(help="Model, or workspace/model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model, or workspace/model.")],
     provider: Annotated[str, typer.Option("--provider", help="As called at this provider.", show_default=False)] = "",
 ) -> None:
     """Tell which providers a call would be tried at, in which order, and why not at others. Sends nothing."""

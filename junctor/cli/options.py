@@ -48,5 +48,12 @@ GrpcTarget = Annotated[
 ]
 OutputFormat = Annotated[
     Output | None,
-    typer.Option("-o", "--output", help="How to print [a terminal: table, else json].", show_default=False),
+    typer.Option(
+        "-o",
+        "-f",
+        "--output",
+        "--output-format",
+        help="How to print [a terminal: table, else json].",
+        show_default=False,
+    ),
 ]

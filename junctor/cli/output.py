@@ -21,6 +21,8 @@ from junctor.cli import tables, yaml
 from junctor.cli.options import Output
 
 Row = Mapping[str, Any]
+_NO_LIMIT = 10_000
+"""Columns of the screen, when there is none to fit."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,11 +73,13 @@ def width() -> int:
     fixed = os.environ.get("COLUMNS", "")
     if sys.stdout.isatty() or fixed.isdecimal():
         return shutil.get_terminal_size().columns
-    return 10_000
+    return _NO_LIMIT
 
 
-def show_all(rows: Sequence[Row], columns: Sequence[Column], wanted: Output | None, *, whole: Any = None) -> None:
-    """Print a list; ``whole`` is what JSON and YAML show instead of the rows."""
+def show_all(
+    rows: Sequence[Row], columns: Sequence[Column], wanted: Output | None, *, whole: Any = None, cut: bool = True
+) -> None:
+    """Print a list; ``whole`` is what JSON and YAML show instead of the rows. ``cut``: cells, to fit the screen."""
     form = chosen(wanted)
     if form in (Output.JSON, Output.YAML):
         _document(rows if whole is None else whole, form)
@@ -89,7 +93,7 @@ def show_all(rows: Sequence[Row], columns: Sequence[Column], wanted: Output | No
     elif form is Output.MARKDOWN:
         typer.echo(tables.markdown(titles, cells))
     elif cells:
-        typer.echo(tables.fitted(titles, cells, width(), colour=coloured()), color=coloured())
+        typer.echo(tables.fitted(titles, cells, width() if cut else _NO_LIMIT, colour=coloured()), color=coloured())
     else:
         typer.echo("nothing there yet", err=True)
 

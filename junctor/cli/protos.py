@@ -12,22 +12,18 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 import junctor
+from junctor.cli.crud import group
 from junctor.cli.failure import Failure
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
-app = typer.Typer(no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+app = group("The gRPC contract: .proto files, descriptor set.", "junctor protos export ./protos")
 
 DESCRIPTOR_SET = "descriptor_set.binpb"
 
 
-@app.callback()
-def protos() -> None:
-    """The gRPC contract: .proto files, descriptor set."""
-
-
-@app.command()
+@app.command(short_help="Write the .proto files and a descriptor set to a folder.")
 def export(
     directory: Annotated[Path, typer.Argument(metavar="DIR", help="Folder to write to; made if absent.")],
 ) -> None:

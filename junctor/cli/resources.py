@@ -6,7 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from junctor.cli.crud import Field, Resource, add_reads, add_writes, examples, group, read_input
+from junctor.cli.crud import Field, Resource, add_reads, add_writes, examples, group
+from junctor.cli.inputs import InputData, InputFile, given_object, read_input
 from junctor.cli.output import Column, Row, day
 from junctor.cli.session import Session, connected
 
@@ -131,26 +132,46 @@ VIRTUAL_MODELS = Resource(
 )
 
 
-workspaces = group("Workspaces: where everything else lives.")
+workspaces = group(
+    "Workspaces: where everything else lives.",
+    "junctor workspaces create lab --exist-ok",
+    "junctor workspaces list",
+)
 add_reads(workspaces, WORKSPACES)
 add_writes(workspaces, WORKSPACES)
 
-models = group("Model entities: the catalogue. What can be called: inference models list.")
+models = group(
+    "Model entities: the catalogue. What can be called: inference models list.",
+    "junctor models list",
+    "junctor models get gpt-4-1 -o yaml",
+)
 add_reads(models, MODELS)
 add_writes(models, MODELS)
 
-secrets = group("Secrets: providers' keys. Values go in and never come out.")
+secrets = group(
+    "Secrets: providers' keys. Values go in and never come out.",
+    "junctor secrets create openai --from-file - < key.txt",
+    "junctor secrets list",
+)
 add_reads(secrets, SECRETS)
 
-providers = group("Providers: who serves the models.")
+providers = group(
+    "Providers: who serves the models.",
+    "junctor inference providers create up --host-url http://localhost:11434/v1",
+    "junctor inference providers list",
+    "junctor inference providers drain up",
+)
 add_reads(providers, PROVIDERS)
 add_writes(providers, PROVIDERS, replaces=True)
 
-virtual_models = group("Virtual models: the names that callers use.")
+virtual_models = group(
+    "Virtual models: the names that callers use.",
+    "junctor inference virtual-models create fast --default-model-entity default/gpt-4-1",
+)
 add_reads(virtual_models, VIRTUAL_MODELS)
 add_writes(virtual_models, VIRTUAL_MODELS)
 
-_SecretName = Annotated[str, typer.Argument(help="Its name.")]
+_SecretName = Annotated[str, typer.Argument(metavar="NAME", help="Its name.")]
 _FromFile = Annotated[str, typer.Option("--from-file", help="File with the value; - is stdin.", show_default=False)]
 _Value = Annotated[
     str, typer.Option("--value", help="The value. Prefer --from-file: others can see flags.", show_default=False)
@@ -205,7 +226,7 @@ def _asked() -> str:
 def _admin(verb: str, told: str) -> None:
     @providers.command(verb, help=told, epilog=examples(f"junctor inference providers {verb} NAME"))
     @connected
-    def change(session: Session, name: Annotated[str, typer.Argument(help="Its name.")]) -> None:
+    def change(session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")]) -> None:
         session.show(getattr(session.client.inference.providers, verb)(name, workspace=session.workspace))
 
 
@@ -216,3 +237,30 @@ for _verb, _told in (
     ("reset", "Forget its failures: try it again at once."),
 ):
     _admin(_verb, _told)
+
+
+@providers.command(
+    "update-status",
+    short_help="Set a provider's status by hand.",
+    epilog=examples("junctor inference providers update-status NAME --status ERROR --status-message 'Away'"),
+)
+@connected
+def update_status(  # noqa: PLR0913, PLR0917 - one parameter per flag
+    session: Session,
+    name: _SecretName,
+    status: Annotated[str | None, typer.Option("--status", help="Such as READY or ERROR.")] = None,
+    status_message: Annotated[str | None, typer.Option("--status-message", help="Why.")] = None,
+    served_models: Annotated[str | None, typer.Option("--served-models", metavar="JSON", help="Its models.")] = None,
+    model_deployment_id: Annotated[str | None, typer.Option("--model-deployment-id", help="Its deployment.")] = None,
+    input_file: InputFile = "",
+    input_data: InputData = "",
+) -> None:
+    """Set a provider's status by hand; it holds until the next successful discovery."""
+    fields = given_object(input_file, input_data)
+    flags = {"status": status, "status_message": status_message, "model_deployment_id": model_deployment_id}
+    fields |= {key: value for key, value in flags.items() if value is not None}
+    if served_models is not None:
+        fields["served_models"] = Field("served_models", "", "json").value(served_models)
+    if not fields:
+        raise typer.BadParameter("nothing to set; see junctor inference providers update-status --help")
+    session.show(session.client.inference.providers.update_status(name, workspace=session.workspace, **fields))

@@ -16,7 +16,7 @@ from typing import Any, get_type_hints
 import typer
 
 from junctor import config
-from junctor.cli import advice, output
+from junctor.cli import advice, output, root_flags
 from junctor.cli.failure import Failure
 from junctor.cli.options import AccessToken, BaseUrl, GrpcTarget, Output, OutputFormat, Workspace
 from junctor.cli.output import Column
@@ -43,10 +43,10 @@ class Session:
         """Print one record, or a JSON object."""
         output.show_one(record if isinstance(record, Mapping) else record.raw, self.output)
 
-    def show_all(self, rows: Iterable[Any], columns: Sequence[Column], *, whole: Any = None) -> None:
+    def show_all(self, rows: Iterable[Any], columns: Sequence[Column], *, whole: Any = None, cut: bool = True) -> None:
         """Print a list of records or of JSON objects."""
         plain = [row if isinstance(row, Mapping) else row.raw for row in rows]
-        output.show_all(plain, columns, self.output, whole=whole)
+        output.show_all(plain, columns, self.output, whole=whole, cut=cut)
 
 
 def connected(function: Callable[..., None], *, grpc: bool = False) -> Callable[..., None]:
@@ -54,6 +54,7 @@ def connected(function: Callable[..., None], *, grpc: bool = False) -> Callable[
 
     @functools.wraps(function)
     def command(context: typer.Context, **arguments: Any) -> None:
+        arguments = root_flags.settled(context, arguments)
         wanted = {key: arguments.pop(key, None) for key in ("base_url", "workspace", "access_token", "grpc_target")}
         form = arguments.pop("output", None)
         with reported(context.command_path), Client(**wanted, max_retries=RETRIES) as client:
@@ -98,7 +99,8 @@ def _shared(*, grpc: bool) -> Iterator[inspect.Parameter]:
         yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=annotation)
 
 
-def settings() -> config.Settings:
-    """Return what is in force without flags."""
+def settings(context: typer.Context) -> config.Settings:
+    """Return what is in force for a command that has no flags of its own for it."""
+    root = root_flags.of(context)
     with reported():
-        return config.resolve()
+        return config.resolve(base_url=root.base_url, workspace=root.workspace)

@@ -30,7 +30,7 @@ class Language(StrEnum):
 @grpc_connected
 def command(
     session: Session,
-    model: Annotated[str, typer.Argument(help="Model, or workspace/model.")],
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="Model, or workspace/model.")],
     lang: Annotated[Language, typer.Option("--lang", "-l", help="Language or library.")] = Language.PYTHON,
     stream: Annotated[bool, typer.Option("--stream", help="The answer in pieces, as it comes.")] = False,
     prompt: Annotated[str, typer.Option("--prompt", help="The question in it.")] = "Hello",

@@ -10,17 +10,20 @@ import typer
 from junctor.cli.crud import examples, group
 from junctor.cli.session import Session, connected
 
-app = group("Wait until something is ready.")
-inference = group("Wait for providers and the gateway.")
+app = group("Wait until something is ready.", "junctor wait inference provider up")
+inference = group("Wait for providers and the gateway.", "junctor wait inference gateway")
 app.add_typer(inference, name="inference")
 
 _Timeout = Annotated[float, typer.Option("--timeout", "-t", min=0, help="Seconds to wait at most.")]
 
 
-@inference.command(epilog=examples("junctor wait inference provider up", "junctor wait inference provider up -t 120"))
+@inference.command(
+    short_help="Wait until a provider's models route.",
+    epilog=examples("junctor wait inference provider up", "junctor wait inference provider up -t 120"),
+)
 @connected
 def provider(
-    session: Session, name: Annotated[str, typer.Argument(help="Its name.")], timeout: _Timeout = 60.0
+    session: Session, name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")], timeout: _Timeout = 60.0
 ) -> None:
     """Wait until a provider's models route; exit code 1 when they do not in time, or cannot."""
     _say(f"waiting for provider {session.workspace}/{name} …")

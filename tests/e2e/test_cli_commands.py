@@ -346,3 +346,57 @@ def test_help_of_every_command_fits_the_screen_and_has_an_example(tmp_path: Path
     shown = invoke(tmp_path, *path, "--help").stdout
     assert max(map(len, shown.splitlines())) <= 80, max(shown.splitlines(), key=len)
     assert f"junctor {' '.join(path)}" in shown.partition("Examples:")[2]
+
+
+@pytest.mark.parametrize(
+    "path",
+    sorted({tuple(path[:depth]) for path in _commands() for depth in range(len(path))}),
+    ids=lambda path: " ".join(path) or "junctor",
+)
+def test_help_of_every_group_has_an_example_and_tells_each_command_whole(tmp_path: Path, path: tuple[str, ...]) -> None:
+    shown = invoke(tmp_path, *path, "--help").stdout
+    assert f"junctor {' '.join(path)}".rstrip() in shown.partition("Examples:")[2]
+    assert "..." not in shown.partition("Commands:")[2]
+
+
+async def test_flags_before_the_command_count_for_every_command(junctor: Run, serving: ScriptedUpstream) -> None:
+    await junctor("workspaces", "create", "lab")
+    shown = await junctor("-w", "lab", "-o", "csv", "models", "list")
+    assert shown.stdout == "NAME,WORKSPACE,PROVIDERS,FORMAT,CREATED\n"
+    own = await junctor("-w", "lab", "-o", "csv", "models", "list", "-w", "default", "--output-format", "json")
+    assert [model["name"] for model in json.loads(own.stdout)["data"]] == [MODEL]
+    over = await junctor("-w", "lab", "models", "list", "-f", "csv", JUNCTOR_WORKSPACE="default")
+    assert MODEL not in over.stdout
+    asked = await junctor("-w", "lab", "-f", "json", "chat", f"default/{MODEL}", "Hi")
+    assert json.loads(asked.stdout)["model"]
+    viewed = json.loads((await junctor("--base-url", "http://h:1", "-w", "lab", "config", "view")).stdout)
+    assert viewed["settings"]["base_url"] == {"value": "http://h:1", "from": "argument"}
+    assert viewed["settings"]["workspace"]["value"] == "lab"
+    away = await junctor("--base-url", "http://127.0.0.1:1", "models", "list", code=1)
+    assert away.stderr.startswith("junctor: cannot connect to http://127.0.0.1:1;")
+
+
+async def test_columns_of_a_list_are_chosen_by_name(junctor: Run, serving: ScriptedUpstream) -> None:
+    chosen = await junctor("inference", "providers", "list", "-c", "name,Host-URL,status", "-o", "csv")
+    assert chosen.stdout == f"NAME,HOST URL,STATUS\nup,{serving.url},READY\n"
+    every = await junctor("inference", "providers", "list", "--output-columns", "all", "-o", "csv")
+    assert "ADMIN STATE" in every.stdout.splitlines()[0]
+    refused = await junctor("inference", "models", "list", "-c", "id,nope", "-o", "table", code=2)
+    assert "no field 'nope'; there are: id, " in refused.stderr
+    cut = await junctor("inference", "providers", "list", "-c", "all", "-o", "table")
+    whole = await junctor("inference", "providers", "list", "-c", "all", "-o", "table", "--no-truncate", "--all-pages")
+    assert ("…" in cut.stdout, "…" in whole.stdout) == (True, False)
+
+
+async def test_one_name_that_routes_and_a_status_set_by_hand(junctor: Run, serving: ScriptedUpstream) -> None:
+    assert json.loads((await junctor("inference", "models", "get", MODEL)).stdout)["id"] == f"default/{MODEL}"
+    absent = await junctor("inference", "models", "get", "absent", code=1)
+    assert absent.stderr.endswith("see what can be called: junctor inference models list\n")
+    path = ("inference", "providers", "update-status", "up")
+    told = await junctor(*path, "--status", "READY", "--input-data", '{"status_message": "by hand", "status": "ERROR"}')
+    assert (json.loads(told.stdout)["status"], json.loads(told.stdout)["status_message"]) == ("READY", "by hand")
+    assert "nothing to set" in (await junctor(*path, code=2)).stderr
+    both = await junctor("models", "create", "m-c", "--input-file", "-", "--input-data", "{}", stdin="{}", code=2)
+    assert "not both" in both.stderr
+    made = await junctor("models", "create", "--input-data", '{"name": "m-c", "description": "d"}')
+    assert (json.loads(made.stdout)["name"], json.loads(made.stdout)["description"]) == ("m-c", "d")
