@@ -15,8 +15,8 @@ from tests.e2e.processes import PATIENCE
 from tests.e2e.registries import REGISTRIES, registries
 from tests.e2e.writing import Load, acknowledged, check_provider_registry, under_load
 
-KILLS = 4
-WRITES = 400
+KILLS = 3
+WRITES = 250
 """Acknowledged before each kill, of all kinds together."""
 
 

@@ -17,6 +17,7 @@ from junctor.channel import Peer, open_peer
 from junctor.v1 import provider_registry_pb2 as pb
 from junctor.v1 import secrets_pb2, secrets_pb2_grpc
 from services.provider_registry.schedule import DISCOVERY
+from services.runtime.db import open_database
 from tests.cluster import until
 from tests.e2e.processes import PATIENCE, Process, free_port
 from tests.e2e.registries import Registries, Resource, insist, registries, resource
@@ -45,6 +46,20 @@ class Pair:
         rows = await self.running.rows("provider-registry", sa.select(DISCOVERY.c.holder))
         holders = {row.holder for row in rows}
         return len(holders) == 2 and "" not in holders
+
+    async def holder(self, name: str) -> str:
+        """The replica that works on a provider; empty: none does."""
+        held = sa.select(DISCOVERY.c.holder).where(DISCOVERY.c.name == name)
+        return str((await self.running.rows("provider-registry", held))[0].holder)
+
+    async def let_leases_run_out(self, *, but: str) -> None:
+        """Do to the leases of other holders what the time that they last would do."""
+        database = open_database(self.running.store("provider-registry"), schema="provider_registry")
+        try:
+            async with database.write() as tx:
+                await tx.execute(sa.update(DISCOVERY).where(DISCOVERY.c.holder != but).values(lease_until=1))
+        finally:
+            await database.close()
 
 
 @asynccontextmanager
@@ -75,10 +90,11 @@ async def all_ready(pair: Pair, replica: int) -> None:
 
 
 class Listing:
-    """Answers model lists, and notes when a provider is asked by two at a time. ``hold`` makes it answer no more."""
+    """Answers model lists, and notes when a provider is asked by two at a time. Answers while ``answering`` is set."""
 
     def __init__(self) -> None:
-        self.hold = False
+        self.answering = asyncio.Event()
+        self.answering.set()
         self.asked: Counter[str] = Counter()
         self.overlaps: list[str] = []
         self._now: Counter[str] = Counter()
@@ -91,8 +107,7 @@ class Listing:
             self.overlaps.append(target)
         try:
             await asyncio.sleep(0.05)  # time for another one to come
-            if self.hold:
-                await asyncio.Event().wait()
+            await self.answering.wait()
             await self._answer.play(Received("GET", "/v1/models", received.headers, b"", received.connection), wire)
         finally:
             self._now[target] -= 1
@@ -112,22 +127,29 @@ async def _true(value: bool) -> bool:
 async def test_providers_are_discovered_by_one_replica_at_a_time_whoever_dies(
     tmp_path: Path, postgres_url: str, upstream: ScriptedUpstream
 ) -> None:
-    """It waits for the leases of a dead replica, which are 20 s."""
     listing = Listing()
     upstream.always(listing)
     async with pair(tmp_path, postgres_url) as both:
+
+        async def create(name: str, replica: int) -> None:
+            fields: dict[str, Any] = {"host_url": f"{upstream.url}/{name}"}
+            await insist(lambda: both.providers(replica).create(name, "mine", **fields))
+
         for number in range(PROVIDERS):
-            fields: dict[str, Any] = {"host_url": f"{upstream.url}/p{number}"}
-            await insist(lambda n=number, f=fields: both.providers(n % 2).create(f"p{n}", "mine", **f))
+            await create(f"p{number}", number % 2)
         for replica in (0, 1):
             await all_ready(both, replica)
         await listing.every_one_is_asked()
 
-        listing.hold = True
+        listing.answering.clear()
         await until(both.both_hold, seconds=PATIENCE)
         await both.processes[0].kill()  # in the midst of its attempts
-        listing.hold = False
-        await listing.every_one_is_asked()  # taken over when the leases of the dead one ran out
+        await create("late", 1)
+        await until(lambda: claimed(both, "late"), seconds=PATIENCE)
+        survivor = await both.holder("late")
+        listing.answering.set()
+        await both.let_leases_run_out(but=survivor)
+        await listing.every_one_is_asked()  # taken over from the dead one
         await all_ready(both, 1)
 
         await both.processes[0].start()
@@ -137,7 +159,12 @@ async def test_providers_are_discovered_by_one_replica_at_a_time_whoever_dies(
         await listing.every_one_is_asked()
         await all_ready(both, 0)
         assert listing.overlaps == []
-        assert await statuses(both) == {f"p{number}": [CREATED, READY] for number in range(PROVIDERS)}
+        names = ["late", *(f"p{number}" for number in range(PROVIDERS))]
+        assert await statuses(both) == {name: [CREATED, READY] for name in names}
+
+
+async def claimed(both: Pair, name: str) -> bool:
+    return bool(await both.holder(name))
 
 
 async def statuses(both: Pair) -> dict[str, list[int]]:
