@@ -43,22 +43,23 @@ class GrpcInvoker:
         Raises PeerUnavailable if the router cannot be reached or the RPC breaks before the head. One that
         breaks after it ends the sink with TRUNCATED.
         """
-        await self._reach()
+        await self.reach()
         deadline = None if call.timeout is None else call.timeout + DEADLINE_GRACE
         rpc = self._stub.Invoke(frames.request_of(call), timeout=deadline, metadata=_metadata(call))
-        relay = _Relay(sink)
+        relay = Relay(sink)
         try:
             async for message in rpc:
                 relay.take(message)
                 if relay.paused:
                     await relay.until_resumed()
         except grpc.aio.AioRpcError as error:
-            return relay.broken(_error_of(error))
+            return relay.broken(error_of(error))
         finally:
             rpc.cancel()
         return relay.broken(_unreachable()) if relay.outcome is None else relay.outcome
 
-    async def _reach(self) -> None:
+    async def reach(self) -> None:
+        """Return once the router is connected. Raises PeerUnavailable after a while."""
         if self._channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
             return
         try:
@@ -68,7 +69,7 @@ class GrpcInvoker:
             raise _unreachable() from None
 
 
-class _Relay:
+class Relay:
     """Hands the messages of one RPC to a sink, and is the source that the sink pauses."""
 
     def __init__(self, sink: Sink) -> None:
@@ -78,23 +79,28 @@ class _Relay:
         self.outcome: Outcome | None = None
 
     def pause_reading(self) -> None:
+        """Take no more messages for now."""
         if self._resumed is None:
             self._resumed = asyncio.Event()
 
     def resume_reading(self) -> None:
+        """Go on."""
         if self._resumed is not None:
             self._resumed.set()
             self._resumed = None
 
     @property
     def paused(self) -> bool:
+        """The sink wants no more for now."""
         return self._resumed is not None
 
     async def until_resumed(self) -> None:
+        """Wait while it is paused."""
         while (resumed := self._resumed) is not None:
             await resumed.wait()
 
     def take(self, message: router_pb.InvokeResponse) -> None:
+        """Hand one message on."""
         if message.HasField("head"):
             self._begun = True
             self._sink.head(frames.head_from(message.head), self)
@@ -125,7 +131,7 @@ def _metadata(call: Call) -> tuple[tuple[str, str], ...]:
     return ((REQUEST_ID_KEY, call.request_id),) if call.request_id and fit else ()
 
 
-def _error_of(error: grpc.aio.AioRpcError) -> errors.JunctorError:
+def error_of(error: grpc.aio.AioRpcError) -> errors.JunctorError:
     """Rebuild the router's error; the text of a status not its own (grpc's) is not fit for callers."""
     try:
         own = rpc_status.from_call(error) is not None

@@ -11,8 +11,8 @@ from fastapi import APIRouter
 
 from gateway_http import openapi, registries, routes_served
 from gateway_http.app import create_app
-from gateway_http.invoke_client import GrpcInvoker
 from gateway_http.limits import Limits
+from gateway_http.many_client import ManyInvoker
 from gateway_http.options import EdgeOptions
 from gateway_http.protocol import make_protocol
 from gateway_http.stubs import Stubs
@@ -65,9 +65,12 @@ class GatewayService:
             version=version("junctor"),
         )
         openapi.describe(self.app)
+        self._far: ManyInvoker | None = None
+        if invoker is None:
+            invoker = self._far = ManyInvoker(peers["inference-router"].channel)
         self._protocol = make_protocol(
             EdgeOptions(
-                invoker=invoker or GrpcInvoker(peers["inference-router"].channel),
+                invoker=invoker,
                 default_workspace=options.default_workspace,
                 limits=Limits(body=options.max_body),
             )
@@ -94,4 +97,6 @@ class GatewayService:
         """Stop accepting, let streams finish within the drain limit, close."""
         if self._server is not None:
             await self._server.stop()
+        if self._far is not None:
+            await self._far.close()
         await self._tasks.stop()

@@ -9,6 +9,7 @@ from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from junctor.v1 import route_pb2 as _route_pb2
 import builtins as _builtins
 import sys
@@ -20,6 +21,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _CallControl:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _CallControlEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_CallControl.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    CALL_CONTROL_UNSPECIFIED: _CallControl.ValueType  # 0
+    """Not used."""
+    CALL_CONTROL_CANCEL: _CallControl.ValueType  # 1
+    """Give the call up; no frame follows."""
+    CALL_CONTROL_PAUSE: _CallControl.ValueType  # 2
+    """Read no more from the provider for now; what is under way may still come."""
+    CALL_CONTROL_RESUME: _CallControl.ValueType  # 3
+    """Go on reading."""
+
+class CallControl(_CallControl, metaclass=_CallControlEnumTypeWrapper):
+    """What a caller wants of one of its calls."""
+
+CALL_CONTROL_UNSPECIFIED: CallControl.ValueType  # 0
+"""Not used."""
+CALL_CONTROL_CANCEL: CallControl.ValueType  # 1
+"""Give the call up; no frame follows."""
+CALL_CONTROL_PAUSE: CallControl.ValueType  # 2
+"""Read no more from the provider for now; what is under way may still come."""
+CALL_CONTROL_RESUME: CallControl.ValueType  # 3
+"""Go on reading."""
+Global___CallControl: _TypeAlias = CallControl  # noqa: Y015
 
 @_typing.final
 class Header(_message.Message):
@@ -300,6 +329,130 @@ class InvokeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___InvokeResponse: _TypeAlias = InvokeResponse  # noqa: Y015
+
+@_typing.final
+class CallerFrame(_message.Message):
+    """Something that a caller sends of one of its calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_FIELD_NUMBER: _builtins.int
+    REQUEST_FIELD_NUMBER: _builtins.int
+    CONTROL_FIELD_NUMBER: _builtins.int
+    call: _builtins.int
+    """Number of the call, chosen by the caller and never used again in the stream."""
+    control: Global___CallControl.ValueType
+    """Changes it."""
+    @_builtins.property
+    def request(self) -> Global___InvokeRequest:
+        """Begins the call."""
+
+    def __init__(
+        self,
+        *,
+        call: _builtins.int = ...,
+        request: Global___InvokeRequest | None = ...,
+        control: Global___CallControl.ValueType = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["control", b"control", "kind", b"kind", "request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "control", b"control", "kind", b"kind", "request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["request", "control"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___CallerFrame: _TypeAlias = CallerFrame  # noqa: Y015
+
+@_typing.final
+class RouterFrame(_message.Message):
+    """Something that the router sends of one of the calls."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALL_FIELD_NUMBER: _builtins.int
+    RESPONSE_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    call: _builtins.int
+    """Number of the call."""
+    status: _builtins.bytes
+    """Ends a call that failed before its head: a serialized google.rpc.Status."""
+    @_builtins.property
+    def response(self) -> Global___InvokeResponse:
+        """A piece of the answer, as in Invoke."""
+
+    def __init__(
+        self,
+        *,
+        call: _builtins.int = ...,
+        response: Global___InvokeResponse | None = ...,
+        status: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["kind", b"kind", "response", b"response", "status", b"status"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["call", b"call", "kind", b"kind", "response", b"response", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_kind: _TypeAlias = _typing.Literal["response", "status"]  # noqa: Y015
+    _WhichOneofArgType_kind: _TypeAlias = _typing.Literal["kind", b"kind"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_kind) -> _WhichOneofReturnType_kind | None: ...
+
+Global___RouterFrame: _TypeAlias = RouterFrame  # noqa: Y015
+
+@_typing.final
+class InvokeManyRequest(_message.Message):
+    """Frames of any calls, in order within each call."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___CallerFrame]:
+        """The frames."""
+
+    def __init__(
+        self,
+        *,
+        frames: _abc.Iterable[Global___CallerFrame] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["frames", b"frames"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvokeManyRequest: _TypeAlias = InvokeManyRequest  # noqa: Y015
+
+@_typing.final
+class InvokeManyResponse(_message.Message):
+    """Frames of any calls, in order within each call; below 1 MiB."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    FRAMES_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    DRAINING_FIELD_NUMBER: _builtins.int
+    instance: _builtins.str
+    """Names the router's process, new with each start. In its first message."""
+    draining: _builtins.bool
+    """The router stops: it takes no new calls but those that are on the way."""
+    @_builtins.property
+    def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouterFrame]:
+        """The frames."""
+
+    def __init__(
+        self,
+        *,
+        frames: _abc.Iterable[Global___RouterFrame] | None = ...,
+        instance: _builtins.str = ...,
+        draining: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "frames", b"frames", "instance", b"instance"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___InvokeManyResponse: _TypeAlias = InvokeManyResponse  # noqa: Y015
 
 @_typing.final
 class ListServedModelsRequest(_message.Message):

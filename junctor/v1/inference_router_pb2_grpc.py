@@ -41,6 +41,11 @@ class InferenceRouterStub:
                 request_serializer=junctor_dot_v1_dot_inference__router__pb2.InvokeRequest.SerializeToString,
                 response_deserializer=junctor_dot_v1_dot_inference__router__pb2.InvokeResponse.FromString,
                 _registered_method=True)
+        self.InvokeMany = channel.stream_stream(
+                '/junctor.v1.InferenceRouter/InvokeMany',
+                request_serializer=junctor_dot_v1_dot_inference__router__pb2.InvokeManyRequest.SerializeToString,
+                response_deserializer=junctor_dot_v1_dot_inference__router__pb2.InvokeManyResponse.FromString,
+                _registered_method=True)
         self.ListServedModels = channel.unary_unary(
                 '/junctor.v1.InferenceRouter/ListServedModels',
                 request_serializer=junctor_dot_v1_dot_inference__router__pb2.ListServedModelsRequest.SerializeToString,
@@ -78,6 +83,21 @@ class InferenceRouterServicer:
         (CREDENTIAL_UNAVAILABLE, ADDRESS_REFUSED), UNAUTHENTICATED, PERMISSION_DENIED, RESOURCE_EXHAUSTED,
         UNAVAILABLE (OVERLOADED, NOT_READY, REVISION_NOT_REACHED, UPSTREAM_UNREACHABLE, UPSTREAM_INVALID),
         DEADLINE_EXCEEDED (UPSTREAM_TIMEOUT), INTERNAL.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def InvokeMany(self, request_iterator, context):
+        """Carries many calls at a time over one stream, each answered as by Invoke: frames of several calls share a
+        message, which is most of what a call between two processes costs. For the HTTP edge and the like; what a single
+        caller wants is Invoke. A call is begun by a frame with its request and ended by one with a tail or a status. The
+        router's first message has its instance. Once it says draining, begin no more calls here, and half-close after
+        the last one has ended. A call whose stream ends without a tail or status was cut on the way.
+
+        Retry: only a call whose status carries RetryInfo. Default deadline: none.
+        Codes: UNAUTHENTICATED, PERMISSION_DENIED, INVALID_ARGUMENT (a frame that is none), UNAVAILABLE (NOT_READY: the
+        router stops).
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -122,6 +142,11 @@ def add_InferenceRouterServicer_to_server(servicer, server):
                     servicer.Invoke,
                     request_deserializer=junctor_dot_v1_dot_inference__router__pb2.InvokeRequest.FromString,
                     response_serializer=junctor_dot_v1_dot_inference__router__pb2.InvokeResponse.SerializeToString,
+            ),
+            'InvokeMany': grpc.stream_stream_rpc_method_handler(
+                    servicer.InvokeMany,
+                    request_deserializer=junctor_dot_v1_dot_inference__router__pb2.InvokeManyRequest.FromString,
+                    response_serializer=junctor_dot_v1_dot_inference__router__pb2.InvokeManyResponse.SerializeToString,
             ),
             'ListServedModels': grpc.unary_unary_rpc_method_handler(
                     servicer.ListServedModels,
@@ -168,6 +193,33 @@ class InferenceRouter:
             '/junctor.v1.InferenceRouter/Invoke',
             junctor_dot_v1_dot_inference__router__pb2.InvokeRequest.SerializeToString,
             junctor_dot_v1_dot_inference__router__pb2.InvokeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def InvokeMany(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/junctor.v1.InferenceRouter/InvokeMany',
+            junctor_dot_v1_dot_inference__router__pb2.InvokeManyRequest.SerializeToString,
+            junctor_dot_v1_dot_inference__router__pb2.InvokeManyResponse.FromString,
             options,
             channel_credentials,
             insecure,

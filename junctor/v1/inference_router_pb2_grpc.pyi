@@ -53,6 +53,17 @@ class InferenceRouterStub:
     UNAVAILABLE (OVERLOADED, NOT_READY, REVISION_NOT_REACHED, UPSTREAM_UNREACHABLE, UPSTREAM_INVALID),
     DEADLINE_EXCEEDED (UPSTREAM_TIMEOUT), INTERNAL.
     """
+    InvokeMany: _grpc.StreamStreamMultiCallable[_inference_router_pb2.InvokeManyRequest, _inference_router_pb2.InvokeManyResponse]
+    """Carries many calls at a time over one stream, each answered as by Invoke: frames of several calls share a
+    message, which is most of what a call between two processes costs. For the HTTP edge and the like; what a single
+    caller wants is Invoke. A call is begun by a frame with its request and ended by one with a tail or a status. The
+    router's first message has its instance. Once it says draining, begin no more calls here, and half-close after
+    the last one has ended. A call whose stream ends without a tail or status was cut on the way.
+
+    Retry: only a call whose status carries RetryInfo. Default deadline: none.
+    Codes: UNAUTHENTICATED, PERMISSION_DENIED, INVALID_ARGUMENT (a frame that is none), UNAVAILABLE (NOT_READY: the
+    router stops).
+    """
     ListServedModels: _grpc.UnaryUnaryMultiCallable[_inference_router_pb2.ListServedModelsRequest, _inference_router_pb2.ListServedModelsResponse]
     """Lists the model names that route at this moment.
 
@@ -96,6 +107,17 @@ class InferenceRouterAsyncStub(InferenceRouterStub):
     (CREDENTIAL_UNAVAILABLE, ADDRESS_REFUSED), UNAUTHENTICATED, PERMISSION_DENIED, RESOURCE_EXHAUSTED,
     UNAVAILABLE (OVERLOADED, NOT_READY, REVISION_NOT_REACHED, UPSTREAM_UNREACHABLE, UPSTREAM_INVALID),
     DEADLINE_EXCEEDED (UPSTREAM_TIMEOUT), INTERNAL.
+    """
+    InvokeMany: _aio.StreamStreamMultiCallable[_inference_router_pb2.InvokeManyRequest, _inference_router_pb2.InvokeManyResponse]  # type: ignore[assignment]
+    """Carries many calls at a time over one stream, each answered as by Invoke: frames of several calls share a
+    message, which is most of what a call between two processes costs. For the HTTP edge and the like; what a single
+    caller wants is Invoke. A call is begun by a frame with its request and ended by one with a tail or a status. The
+    router's first message has its instance. Once it says draining, begin no more calls here, and half-close after
+    the last one has ended. A call whose stream ends without a tail or status was cut on the way.
+
+    Retry: only a call whose status carries RetryInfo. Default deadline: none.
+    Codes: UNAUTHENTICATED, PERMISSION_DENIED, INVALID_ARGUMENT (a frame that is none), UNAVAILABLE (NOT_READY: the
+    router stops).
     """
     ListServedModels: _aio.UnaryUnaryMultiCallable[_inference_router_pb2.ListServedModelsRequest, _inference_router_pb2.ListServedModelsResponse]  # type: ignore[assignment]
     """Lists the model names that route at this moment.
@@ -143,6 +165,23 @@ class InferenceRouterServicer(metaclass=_abc_1.ABCMeta):
         (CREDENTIAL_UNAVAILABLE, ADDRESS_REFUSED), UNAUTHENTICATED, PERMISSION_DENIED, RESOURCE_EXHAUSTED,
         UNAVAILABLE (OVERLOADED, NOT_READY, REVISION_NOT_REACHED, UPSTREAM_UNREACHABLE, UPSTREAM_INVALID),
         DEADLINE_EXCEEDED (UPSTREAM_TIMEOUT), INTERNAL.
+        """
+
+    @_abc_1.abstractmethod
+    def InvokeMany(
+        self,
+        request_iterator: _MaybeAsyncIterator[_inference_router_pb2.InvokeManyRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_inference_router_pb2.InvokeManyResponse], _abc.AsyncIterator[_inference_router_pb2.InvokeManyResponse]]:
+        """Carries many calls at a time over one stream, each answered as by Invoke: frames of several calls share a
+        message, which is most of what a call between two processes costs. For the HTTP edge and the like; what a single
+        caller wants is Invoke. A call is begun by a frame with its request and ended by one with a tail or a status. The
+        router's first message has its instance. Once it says draining, begin no more calls here, and half-close after
+        the last one has ended. A call whose stream ends without a tail or status was cut on the way.
+
+        Retry: only a call whose status carries RetryInfo. Default deadline: none.
+        Codes: UNAUTHENTICATED, PERMISSION_DENIED, INVALID_ARGUMENT (a frame that is none), UNAVAILABLE (NOT_READY: the
+        router stops).
         """
 
     @_abc_1.abstractmethod

@@ -11,13 +11,13 @@ from junctor.v1.inference_router_pb2_grpc import InferenceRouterServicer
 from services.inference_router import resolution
 from services.inference_router.catalog import CatalogKeeper
 from services.inference_router.explaining import explain
-from services.inference_router.invoke_servicer import InvokeServicer
+from services.inference_router.many_servicer import ManyServicer
 from services.inference_router.router import Router
 from services.inference_router.snapshot import AdminState, Catalog, Provider, VirtualModel
 from services.runtime.exchange import Route
 
 
-class RouterServicer(InvokeServicer, InferenceRouterServicer):
+class RouterServicer(ManyServicer, InferenceRouterServicer):
     """Answers from the catalog in memory."""
 
     def __init__(self, router: Router, keeper: CatalogKeeper, *, default_workspace: str) -> None:

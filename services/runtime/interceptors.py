@@ -59,7 +59,7 @@ class Rpc:
     @property
     def background(self) -> bool:
         """True for what machines ask all the time: always logged at debug."""
-        return self.name.startswith("Watch") or self.service.startswith("grpc.")
+        return self.name.startswith("Watch") or self.name == "InvokeMany" or self.service.startswith("grpc.")
 
     @property
     def changes(self) -> bool:
@@ -85,6 +85,10 @@ class CallInfo:
     """``time.monotonic()`` at which the caller gives up; None: never."""
     principal: object | None = None
     """Who calls, set by the auth concern; None: nobody in particular."""
+    counters: CallCounters | None = None
+    """Where its end is counted."""
+    draining: asyncio.Event | None = None
+    """Set when the server begins to stop."""
 
 
 _CURRENT: ContextVar[CallInfo | None] = ContextVar("junctor_call", default=None)
@@ -93,6 +97,24 @@ _CURRENT: ContextVar[CallInfo | None] = ContextVar("junctor_call", default=None)
 def current_call() -> CallInfo | None:
     """Return the call that the running code serves; None outside of one."""
     return _CURRENT.get()
+
+
+def begin_call(path: str, request_id: str) -> None:
+    """Make the running task one that serves a call of its own, which came within another one's stream."""
+    outer = current_call()
+    info = CallInfo(request_id, path, None)
+    if outer is not None:
+        info.principal, info.counters, info.draining = outer.principal, outer.counters, outer.draining
+    _CURRENT.set(info)
+    REQUEST_ID.set(request_id)
+
+
+def end_call(code: grpc.StatusCode, seconds: float) -> None:
+    """Count and log the end of a call that :func:`begin_call` began."""
+    info = current_call()
+    if info is not None and info.counters is not None:
+        info.counters.ended[info.method, code.name] += 1
+        _log_call(Rpc.parse(info.method), code, seconds)
 
 
 def request_id_of(context: Context) -> str:
@@ -132,6 +154,8 @@ def access_log(counters: CallCounters) -> Concern:
     async def concern(context: Context, rpc: Rpc) -> AsyncIterator[None]:
         started = time.perf_counter()
         counters.running += 1
+        if (info := current_call()) is not None:
+            info.counters = counters
         code = grpc.StatusCode.OK
         try:
             yield
@@ -215,6 +239,7 @@ class Drain:
         self._others: set[asyncio.Task[Any]] = set()
         self._draining = False
         self._expired = False
+        self._begun = asyncio.Event()
 
     @asynccontextmanager
     async def concern(self, context: Context, rpc: Rpc) -> AsyncIterator[None]:
@@ -225,6 +250,8 @@ class Drain:
             return
         if rpc.endless and self._draining:
             raise _draining(retry_after=1.0)
+        if (info := current_call()) is not None:
+            info.draining = self._begun
         mine = self._endless if rpc.endless else self._others
         mine.add(task)
         try:
@@ -245,6 +272,7 @@ class Drain:
     def begin(self) -> None:
         """Cut every endless stream, and refuse new ones."""
         self._draining = True
+        self._begun.set()
         for task in tuple(self._endless):
             task.cancel()
 

@@ -11,6 +11,7 @@ import grpc
 import pytest
 
 from gateway_http.invoke_client import GrpcInvoker
+from gateway_http.many_client import ManyInvoker
 from junctor import errors
 from junctor.v1 import inference_router_pb2 as router_pb
 from junctor.v1.inference_router_pb2_grpc import (
@@ -18,7 +19,7 @@ from junctor.v1.inference_router_pb2_grpc import (
     InferenceRouterStub,
     add_InferenceRouterServicer_to_server,
 )
-from services.inference_router.invoke_servicer import InvokeServicer
+from services.inference_router.many_servicer import ManyServicer
 from services.runtime import frames
 from services.runtime.exchange import Attempt, Call, Head, Invoker, Outcome, Route, Sink, Usage, Verdict
 from services.runtime.interceptors import current_call
@@ -91,7 +92,7 @@ class Recorder:
         self.outcome = outcome
 
 
-class Router(InvokeServicer, InferenceRouterServicer):
+class Router(ManyServicer, InferenceRouterServicer):
     ListServedModels = ProviderReady = ExplainRoute = None
 
 
@@ -128,9 +129,18 @@ async def channel(router: Scripted) -> AsyncIterator[grpc.aio.Channel]:
         yield channel
 
 
-@pytest.fixture(params=["direct", "grpc"])
-def invoker(request: pytest.FixtureRequest, router: Scripted) -> Invoker:
-    return router if request.param == "direct" else GrpcInvoker(request.getfixturevalue("channel"))
+@pytest.fixture(params=["direct", "grpc", "many"])
+async def invoker(
+    request: pytest.FixtureRequest, router: Scripted, channel: grpc.aio.Channel
+) -> AsyncIterator[Invoker]:
+    if request.param == "direct":
+        yield router
+    elif request.param == "grpc":
+        yield GrpcInvoker(channel)
+    else:
+        many = ManyInvoker(channel)
+        yield many
+        await many.close()
 
 
 CALLS = {
