@@ -19,6 +19,7 @@ from junctor.v1 import provider_registry_pb2 as pb
 from junctor.v1 import secrets_pb2 as spb
 from junctor.v1 import watch_pb2
 from junctor.v1 import workspaces_pb2 as wpb
+from services.provider_registry.attempt import Pace
 from tests.provider_plane import running, until
 
 URL = "http://127.0.0.1:9"
@@ -129,7 +130,7 @@ async def test_a_status_is_no_new_generation(plane):
     await plane.create("up1", URL)
     changed = await plane.set_status("up1", status=pb.PROVIDER_STATUS_ERROR)
     assert (changed.status, changed.generation) == (pb.PROVIDER_STATUS_ERROR, 1)
-    assert changed.status_message
+    assert not changed.status_message
     assert changed.status_changed_at.ToMicroseconds() > changed.created_at.ToMicroseconds()
     deployed = await plane.set_status("up1", model_deployment_id="d1")
     assert (deployed.model_deployment_id, deployed.status) == ("d1", pb.PROVIDER_STATUS_ERROR)
@@ -173,7 +174,13 @@ async def test_of_concurrent_creates_one_wins(plane):
     assert sum(isinstance(result, ResourceExists) for result in results) == 7
 
 
-async def test_lists_filter_and_sort_by_status_and_carry_the_attempts(plane):
+async def test_lists_filter_and_sort_by_status_and_carry_the_attempts(tmp_path):
+    # With the pace of the other tests, discovery would soon succeed again, and replace the status set by hand.
+    async with running(tmp_path, pace=Pace(interval=3600)) as plane:
+        await lists_filter_and_sort(plane)
+
+
+async def lists_filter_and_sort(plane):
     for name in ("c1", "b1", "a1"):
         await plane.create(name, URL, description=f"d-{name}", static_models={"values": []})
         await plane.ready(name)
