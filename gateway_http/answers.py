@@ -25,6 +25,8 @@ RECOMPUTED = frozenset(
 
 _OF_THE_BODY = frozenset((b"content-type", b"content-encoding", b"content-language", b"etag", b"x-should-retry"))
 BODILESS = (204, 304)
+_TOLD = ((b"x-junctor-attempts", "attempts"), (b"x-junctor-receipt", "receipt"))
+"""Fields made of what an error of the router says of its call."""
 _BOUNDARIES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
@@ -72,6 +74,12 @@ def failure(error: JunctorError, call: Call) -> errors.Response:
     """Return the answer to a call that failed before its head."""
     response = errors.to_response(error, anthropic=paths.is_anthropic(call))
     response.headers.append((b"x-junctor-error-source", errors.error_source(error)))
+    kind, _, provider = error.domain.partition("/")
+    if kind == "provider":
+        response.headers.append((b"x-junctor-provider", provider.encode()))
+    for name, key in _TOLD:
+        if key in error.metadata:
+            response.headers.append((name, error.metadata[key].encode("latin-1", "replace")))
     return response
 
 

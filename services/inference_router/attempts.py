@@ -17,6 +17,7 @@ from junctor.errors import JunctorError
 from junctor.v1.receipt_pb2 import Receipt
 from services.inference_router.answer import Answer
 from services.inference_router.decoding import BadCoding
+from services.inference_router.receipts import ReceiptSink
 from services.inference_router.snapshot import Candidate, Retry
 from services.inference_router.upstream import UpstreamClient
 from services.inference_router.upstream_types import FailureKind, UpstreamFailure, UpstreamRequest
@@ -36,6 +37,9 @@ ATTEMPTS = "attempts"
 
 _OWN = (errors.AddressRefused, errors.Overloaded, errors.NotReady)
 """Errors that are the gateway's, not a provider's: of several they say the least."""
+
+_FREE = frozenset({"connect", "connect_timeout", "tls", "refused_address", "queue_full", "out_of_service"})
+"""Failures of attempts that sent nothing."""
 
 _VERDICTS = {
     FailureKind.IDLE_TIMEOUT: Verdict.STALLED,
@@ -121,6 +125,10 @@ class Attempts:
         self._sent = False
         self.outcome: Outcome | None = None
         """What the sink was ended with; None: it was not."""
+
+    def write(self, receipt: Receipt) -> None:
+        """Have what comes of the call carry its receipt."""
+        self._sink = ReceiptSink(self._sink, receipt, self._done)
 
     async def run(self, plan: Plan) -> Outcome:
         """Try until one answers. When all failed, passes on the last answer that a provider gave.
@@ -238,15 +246,20 @@ class Attempts:
             return
         why = ""
         if failure is not None:
-            why = "timeout" if failure.kind in TIMEOUTS else failure.kind.value
+            late = failure.kind in TIMEOUTS and failure.kind is not FailureKind.CONNECT_TIMEOUT
+            why = "timeout" if late else failure.kind.value
         elif answer.refused is not None or answer.status >= 400:
             why = "status"
+        elif not answer.committed:
+            why = "cut_off"  # by the caller, or by the total timer
         self._done.append(Attempt(answer.provider, answer.status, why, (perf_counter() - self._began) * 1000))
 
     def _noted(self, error: JunctorError) -> JunctorError:
         """Add what the caller has to know before it tries again."""
         error.metadata[ATTEMPTS] = str(len(self._done))
         error.metadata[SENT] = "true" if self._sent else "false"
+        if isinstance(self._sink, ReceiptSink):
+            self._sink.fail(error)
         return error
 
     def _broken(self, verdict: Verdict, error: JunctorError) -> Outcome:
@@ -283,6 +296,13 @@ def _may_go_on(plan: Plan, answer: Answer, miss: _Miss | None) -> bool:
     if miss is not None and not miss.sent:
         return True
     return plan.retry is Retry.BEFORE_FIRST_BYTE and plan.method in REPEATABLE_METHODS
+
+
+def may_have_cost(attempt: Attempt) -> bool:
+    """Tell whether a provider may have worked on a request: it refused it by no 4xx, and got a byte of it."""
+    if attempt.failure in ("", "status"):
+        return not 400 <= attempt.status < 500
+    return attempt.failure not in _FREE
 
 
 def to_error(failure: UpstreamFailure, provider: str) -> JunctorError:

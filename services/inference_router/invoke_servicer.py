@@ -69,13 +69,17 @@ def pushback(context: grpc.aio.ServicerContext[Any, Any]) -> Iterator[None]:
 def pushback_ms(error: JunctorError) -> int | None:
     """Return the milliseconds to wait before a repetition, -1: never, as an attempt may have cost money.
 
-    None: nothing is known. A provider that says when to come back has not worked on the request.
+    None: nothing is known. A provider that says when to come back has not worked on the request, but one that was
+    tried before it may have.
     """
+    sent = error.metadata.get(SENT)
+    if sent == "true":
+        return -1
     if error.retry_after is not None:
         return round(error.retry_after * 1000)
     if isinstance(error, UpstreamRejected):
         return -1 if int(error.metadata.get("status", "500")) >= 500 else None
-    unsent = error.metadata.get(SENT) == "false"
+    unsent = sent == "false"
     # An answer that was too large to be passed on was paid for like any other.
     return -1 if isinstance(error, TooLarge) or (isinstance(error, UpstreamError) and not unsent) else None
 

@@ -1,17 +1,19 @@
 """Receipts: a call's own answer says what it was decided by, completely enough to decide it again.
 
 Only a call that asks for one pays for it: its sink is wrapped. Over HTTP the receipt is a comment before the end of
-an event stream, and the field ``x-junctor-receipt`` of every other answer; over gRPC it is in the verdict.
+an event stream, and the field ``x-junctor-receipt`` of every other answer and error; over gRPC it is in the verdict,
+and in the metadata of an error. A call that failed before there was anything to decide has none.
 """
 
 from __future__ import annotations
 
 import base64
 import zlib
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 
 from junctor import names
-from junctor.errors import FieldViolation, InvalidField
+from junctor.errors import FieldViolation, InvalidField, JunctorError
 from junctor.v1 import inference_router_pb2 as pb
 from junctor.v1 import receipt_pb2
 from services.inference_router.resolution import Resolution
@@ -19,7 +21,12 @@ from services.inference_router.routing import Conditions
 from services.runtime.exchange import Attempt, Head, Outcome, Sink, Source
 
 FIELD = b"x-junctor-receipt"
+_BODYLESS = frozenset({204, 304})
 COMMENT = b": junctor-receipt "
+METADATA = "receipt"
+"""Metadata of an error: the receipt as text."""
+MOST_TEXT = 4096
+"""Characters of a receipt in an error: gRPC clients take 8 KiB of trailers in all. A longer one is left out."""
 MOST_BYTES = 1024 * 1024
 """Of a receipt, unpacked: far above that of a thousand candidates."""
 
@@ -51,7 +58,18 @@ def record(
 
 def pack(receipt: receipt_pb2.Receipt) -> bytes:
     """Write a receipt as text for HTTP."""
-    return base64.urlsafe_b64encode(zlib.compress(receipt.SerializeToString())).rstrip(b"=")
+    return _packed(receipt.SerializeToString())
+
+
+def attach(error: JunctorError, receipt: bytes) -> None:
+    """Put a serialized receipt, unless it is empty or too long, into what an error says."""
+    text = _packed(receipt).decode() if receipt else ""
+    if 0 < len(text) <= MOST_TEXT:
+        error.metadata[METADATA] = text
+
+
+def _packed(receipt: bytes) -> bytes:
+    return base64.urlsafe_b64encode(zlib.compress(receipt)).rstrip(b"=")
 
 
 def unpack(text: str) -> receipt_pb2.Receipt:
@@ -72,19 +90,21 @@ def unpack(text: str) -> receipt_pb2.Receipt:
 class ReceiptSink:
     """Passes an answer on to ``sink`` and adds the receipt to it."""
 
-    def __init__(self, sink: Sink, receipt: receipt_pb2.Receipt) -> None:
+    def __init__(self, sink: Sink, receipt: receipt_pb2.Receipt, tried: Sequence[Attempt]) -> None:
+        """``tried`` grows with every attempt that has ended."""
         self._sink = sink
         self._receipt = receipt
+        self._tried = tried
         self._stream = False
 
     def head(self, head: Head, source: Source) -> None:
         """Take the head; what is known now has to do where the body has no place for more."""
-        self._stream = head.event_stream
+        self._stream = head.event_stream and head.status not in _BODYLESS and not _coded(head)
         if self._stream:
             head.length = None  # the comment comes on top
         else:
             kept = [field for field in head.headers if field[0] != FIELD]
-            head.headers = [*kept, (FIELD, pack(self._receipt))]
+            head.headers = [*kept, (FIELD, _packed(self._so_far(head)))]
         self._sink.head(head, source)
 
     def data(self, data: bytes) -> None:
@@ -93,22 +113,38 @@ class ReceiptSink:
 
     def end(self, outcome: Outcome) -> None:
         """Take the end, with what happened."""
-        self.settle(outcome)
+        _add_attempts(self._receipt, outcome.attempts)
+        outcome.receipt = self._receipt.SerializeToString()
         if self._stream:
             # A line of its own, which ends nothing: an event that was cut must not look whole.
             self._sink.data(b"\n" + COMMENT + pack(self._receipt) + b"\n")
         self._sink.end(outcome)
 
-    def settle(self, outcome: Outcome) -> None:
-        """Write down what happened, and put the receipt into the outcome."""
-        for attempt in outcome.attempts:
-            self._add(attempt)
-        outcome.receipt = self._receipt.SerializeToString()
+    def fail(self, error: JunctorError) -> None:
+        """Put the receipt into the error of a call that gave no answer."""
+        _add_attempts(self._receipt, self._tried)
+        attach(error, self._receipt.SerializeToString())
 
-    def _add(self, attempt: Attempt) -> None:
-        self._receipt.attempts.add(
+    def _so_far(self, head: Head) -> bytes:
+        """Write down what was tried when the head is sent: the attempt that answers has not ended yet."""
+        receipt = receipt_pb2.Receipt()
+        receipt.CopyFrom(self._receipt)
+        _add_attempts(receipt, self._tried)
+        if len(self._tried) < head.attempts:
+            receipt.attempts.add(provider=head.provider, status=head.status)
+        return receipt.SerializeToString()
+
+
+def _add_attempts(receipt: receipt_pb2.Receipt, attempts: Iterable[Attempt]) -> None:
+    for attempt in attempts:
+        receipt.attempts.add(
             provider=attempt.provider,
             status=attempt.status,
             failure=attempt.failure,
             milliseconds=attempt.milliseconds,
         )
+
+
+def _coded(head: Head) -> bool:
+    """Tell whether text cannot be added to a body, as its bytes are not the text's."""
+    return any(name == b"content-encoding" and value.strip().lower() != b"identity" for name, value in head.headers)

@@ -18,7 +18,7 @@ from services.inference_router.catalog import CatalogKeeper
 from services.inference_router.discoveries import Discoveries
 from services.inference_router.explaining import decision, pinned_decision
 from services.inference_router.ledger import Counted, Ledger, Observed
-from services.inference_router.receipts import ReceiptSink, record
+from services.inference_router.receipts import record
 from services.inference_router.requests import RequestMaker, impatient, read_call_body
 from services.inference_router.revisions import DEFAULT_WAIT, wait_for
 from services.inference_router.routing import ATTEMPT_CAP
@@ -74,11 +74,11 @@ class Router:
             await self._catch_up(call)
         plan, observer, total = self._plan(call)
         observer.until = started + total
-        if plan.receipt is not None:
-            sink = ReceiptSink(sink, plan.receipt)
         if call.may_ping:
             plan.ping_seconds = self._figures.ping_seconds
         attempts = Attempts(self._client, sink, observer)
+        if plan.receipt is not None:
+            attempts.write(plan.receipt)
         timer = self._timers.start(started + total)
         try:
             return await attempts.run(plan)

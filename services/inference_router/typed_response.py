@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, TypeVar
 
 import msgspec
 
-from junctor.errors import StreamBroken, UpstreamInvalid, UpstreamRejected
+from junctor.errors import StreamBroken, UpstreamError, UpstreamInvalid, UpstreamRejected
 from junctor.v1 import inference_pb2 as pb
 from junctor.v1 import route_pb2 as route_pb
+from services.inference_router import receipts
+from services.inference_router.attempts import ATTEMPTS, SENT, may_have_cost
+from services.inference_router.headers import retry_after_seconds
 from services.inference_router.typed_json import decode, from_json, object_of
 from services.runtime.exchange import Head, Headers, Outcome, Verdict
 from services.runtime.frames import verdict_to
 
 Response = TypeVar("Response", pb.ChatCompletionResponse, pb.CompletionResponse, pb.EmbeddingsResponse)
+ErrorT = TypeVar("ErrorT", bound=UpstreamError)
+
+_A_DAY = 86_400.0
 
 MESSAGE_LIMIT = 2048
 """Characters of a provider's own error text that are passed on (the HTTP contract has the same)."""
@@ -37,14 +44,26 @@ def conclude(response: Response, route: route_pb.RouteTaken, outcome: Outcome) -
     return response
 
 
-def rejected(head: Head, body: bytes) -> UpstreamRejected:
-    """Make the error of an answer with status 400 or above, with the provider's own message and Retry-After."""
-    return UpstreamRejected(
+def rejected(head: Head, body: bytes, outcome: Outcome | None) -> UpstreamRejected:
+    """Make the error of an answer with status 400 or above, with the provider's own message and Retry-After.
+
+    After another attempt that may have cost money the time to wait is in the metadata only: ``retry_after`` would
+    have clients repeat the call by themselves.
+    """
+    metadata = {"status": str(head.status)}
+    wait = _retry_after(head.headers)
+    attempts = outcome.attempts if outcome is not None else ()
+    if any(attempt.failure and may_have_cost(attempt) for attempt in attempts):
+        metadata[SENT] = "true"
+        if wait is not None:
+            metadata["retry_after"], wait = f"{wait:g}", None
+    error = UpstreamRejected(
         _message(body) or f"The provider answered {head.status}",
         domain=domain(head),
-        metadata={"status": str(head.status)},
-        retry_after=_retry_after(head.headers),
+        metadata=metadata,
+        retry_after=wait,
     )
+    return _told(error, outcome)
 
 
 def broken(outcome: Outcome, head: Head) -> StreamBroken | None:
@@ -52,7 +71,21 @@ def broken(outcome: Outcome, head: Head) -> StreamBroken | None:
     if outcome.verdict is Verdict.COMPLETE:
         return None
     why = outcome.error.message if outcome.error is not None else "The answer broke off"
-    return StreamBroken(why, domain=domain(head), metadata={"verdict": outcome.verdict.value})
+    error = StreamBroken(why, domain=domain(head), metadata={"verdict": outcome.verdict.value})
+    return _told(error, outcome)
+
+
+def unreadable(error: UpstreamInvalid, head: Head) -> Outcome:
+    """Make the outcome of a stream that ends because its provider says what cannot be understood."""
+    return Outcome(Verdict.PROVIDER_ERROR, StreamBroken(error.message, domain=domain(head)))
+
+
+def _told(error: ErrorT, outcome: Outcome | None) -> ErrorT:
+    """Add how many were tried, and the receipt if the caller asked for one."""
+    if outcome is not None:
+        error.metadata[ATTEMPTS] = str(len(outcome.attempts))
+        receipts.attach(error, outcome.receipt)
+    return error
 
 
 def domain(head: Head) -> str:
@@ -73,9 +106,6 @@ def _message(body: bytes) -> str:
 
 
 def _retry_after(headers: Headers) -> float | None:
-    """Seconds of ``retry-after-ms`` or ``retry-after``; a date counts as not given."""
-    for name, unit in ((b"retry-after-ms", 1000.0), (b"retry-after", 1.0)):
-        for key, value in headers:
-            if key == name and value.strip().isdigit():
-                return int(value) / unit
-    return None
+    """Return how long the provider asks to wait, at most a day: what it says may be any number."""
+    wait = retry_after_seconds(headers, time.time())
+    return None if wait is None else min(wait, _A_DAY)

@@ -12,7 +12,7 @@ from typing import Any
 
 import grpc
 
-from junctor.errors import InternalError, TooLarge
+from junctor.errors import InternalError, TooLarge, UpstreamInvalid
 from junctor.v1 import inference_pb2 as pb
 from junctor.v1 import route_pb2 as route_pb
 from junctor.v1.inference_pb2_grpc import InferenceServicer
@@ -29,6 +29,8 @@ Context = grpc.aio.ServicerContext[Any, Any]
 
 ANSWER_LIMIT = 64 * 1024 * 1024
 """Bytes of an answer that is held whole: what a client of ours receives at most."""
+
+_TOO_LARGE = "The answer is too large to be sent whole"
 
 ERROR_LIMIT = 64 * 1024
 """Bytes of a provider's error that are read for its message."""
@@ -105,7 +107,7 @@ class TypedServicer(InferenceServicer):
             head = sink.answered()
             body = b"".join(sink.chunks)
             if head.status >= 400:
-                raise typed_response.rejected(head, body)
+                raise typed_response.rejected(head, body, outcome)
             if (error := typed_response.broken(outcome, head)) is not None:
                 raise error
             typed_response.fill(response, body, head)
@@ -125,11 +127,17 @@ class TypedServicer(InferenceServicer):
                 if head is None:
                     raise InternalError("The router gave no answer")
                 if head.status >= 400:
-                    raise typed_response.rejected(head, await _rest(sink, ERROR_LIMIT))
+                    raise typed_response.rejected(head, await _rest(sink, ERROR_LIMIT), sink.outcome)
                 maker = EventMaker(kind, _route(head, call, request))
-                async for event in _events(sink, head, maker):
-                    yield event
-                outcome = await task
+                try:
+                    async for event in _events(sink, head, maker):
+                        yield event
+                    outcome = await task
+                except UpstreamInvalid as unfit:
+                    unfit.domain = typed_response.domain(head)
+                    if not maker.begun:
+                        raise
+                    outcome = typed_response.unreadable(unfit, head)
                 yield kind(verdict=verdict_to(outcome))
                 if (error := typed_response.broken(outcome, head)) is not None:
                     raise error
@@ -153,7 +161,7 @@ class WholeSink:
         """Take body bytes. Raises TooLarge, which ends the call, when the answer passes the limit."""
         self._left -= len(data)
         if self._left < 0:
-            raise TooLarge("The answer is too large to be sent whole")
+            raise TooLarge(_TOO_LARGE)
         self.chunks.append(data)
 
     def end(self, outcome: Outcome) -> None:
@@ -183,9 +191,7 @@ def batches(whole: pb.EmbeddingsResponse) -> list[pb.EmbeddingsBatch]:
 async def _events(sink: BufferedSink, head: Head, maker: EventMaker[EventT]) -> AsyncIterator[EventT]:
     """Yield the events of the whole body, the start first; the verdict is not among them."""
     if not head.event_stream:
-        body = await _rest(sink, ANSWER_LIMIT)
-        events = maker.whole(body) if sink.outcome is not None else maker.begin()
-        for event in events:
+        for event in await _events_of_whole(sink, maker):
             yield event
         return
     parser = SseParser()
@@ -201,6 +207,13 @@ async def _events(sink: BufferedSink, head: Head, maker: EventMaker[EventT]) -> 
             yield event
     for event in maker.begin():
         yield event
+
+
+async def _events_of_whole(sink: BufferedSink, maker: EventMaker[EventT]) -> list[EventT]:
+    body = await _rest(sink, ANSWER_LIMIT + 1)
+    if len(body) > ANSWER_LIMIT:
+        raise TooLarge(_TOO_LARGE)
+    return maker.whole(body) if sink.outcome is not None else maker.begin()
 
 
 async def _rest(sink: BufferedSink, limit: int) -> bytes:

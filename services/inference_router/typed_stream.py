@@ -101,6 +101,11 @@ class EventMaker(Generic[EventT]):
         self._route = route
         self._seen: dict[str, bytes] | None = None
 
+    @property
+    def begun(self) -> bool:
+        """The start event was made."""
+        return self._seen is not None
+
     def begin(self) -> list[EventT]:
         """Return the start event if no chunk has made it yet."""
         return [] if self._seen is not None else [self._start({})]

@@ -105,7 +105,8 @@ async def test_a_timer_of_an_attempt_leads_to_the_next_provider(timer: str, at: 
         sink = await bench.ask(openai(**asked))
         assert sink.got is not None
         assert sink.outcome is not None
-        assert (sink.got.provider, sink.outcome.attempts[0].failure) == ("default/p1", "timeout")
+        failure = "connect_timeout" if at == "connect" else "timeout"
+        assert (sink.got.provider, sink.outcome.attempts[0].failure) == ("default/p1", failure)
 
 
 async def test_the_total_leaves_no_time_for_another_provider() -> None:

@@ -33,6 +33,7 @@ class Provider:
     hang: str = ""
     calls: list[Call] = field(default_factory=list)
     cancelled: bool = False
+    tried: list[Attempt] = field(default_factory=list)
 
     async def invoke(self, call: Call, sink: Sink) -> Outcome:
         self.calls.append(call)
@@ -56,7 +57,7 @@ class Provider:
         outcome = Outcome(
             self.verdict,
             error=self.error,
-            attempts=(Attempt("default/up", self.status, "", 1.0),),
+            attempts=(*self.tried, Attempt("default/up", self.status, "", 1.0)),
             usage=Usage(input_tokens=1),
         )
         sink.end(outcome)
@@ -211,8 +212,86 @@ async def test_a_refusal_of_the_provider_is_an_error(stub, provider, row, stream
     error = status.from_rpc_error(caught.value)
     assert isinstance(error, errors.UpstreamRejected)
     assert caught.value.code() is grpc_code
-    assert (error.message, error.domain, error.metadata) == (text, "provider/default/up", {"status": str(code)})
+    told = {"status": str(code), "attempts": "1"}
+    assert (error.message, error.domain, error.metadata) == (text, "provider/default/up", told)
     assert error.retry_after == 7
+    assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == "7000"
+
+
+@pytest.mark.parametrize(
+    ("field", "least", "most"),
+    [
+        ((b"retry-after-ms", b"1500"), 1.5, 1.5),
+        ((b"retry-after", b"0.5"), 0.5, 0.5),
+        ((b"retry-after", b"Fri, 31 Dec 2100 23:59:59 GMT"), 86_400, 86_400),
+        ((b"retry-after", b"9" * 5000), 86_400, 86_400),
+        ((b"retry-after", b"Fri, 31 Dec 1999 23:59:59 GMT"), 0, 0),
+        ((b"retry-after", b"soon"), None, None),
+    ],
+    ids=["milliseconds", "fraction", "date", "hostile", "past", "no time"],
+)
+async def test_the_time_to_wait_is_understood_in_every_form(stub, provider, field, least, most):
+    provider.status, provider.headers = 429, [field]
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await stub.CreateChatCompletion(ask())
+    wait = status.from_rpc_error(caught.value).retry_after
+    assert wait is least is None or least <= wait <= most
+
+
+TRIED = {
+    "refused by another": (Attempt("default/p", 401, "status", 1.0), "7000"),
+    "not connected to": (Attempt("default/p", 0, "connect", 1.0), "7000"),
+    "no turn at": (Attempt("default/p", 0, "queue_full", 1.0), "7000"),
+    "500 from": (Attempt("default/p", 500, "status", 1.0), "-1"),
+    "reset by": (Attempt("default/p", 0, "reset", 1.0), "-1"),
+    "timed out at": (Attempt("default/p", 0, "timeout", 1.0), "-1"),
+    "redirected by": (Attempt("default/p", 302, "status", 1.0), "-1"),
+}
+
+
+@pytest.mark.parametrize("stream", [False, True], ids=["unary", "stream"])
+@pytest.mark.parametrize(("before", "told"), TRIED.values(), ids=TRIED.keys())
+async def test_a_429_after_what_may_have_cost_is_not_to_be_repeated(stub, provider, before, told, stream):
+    provider.status, provider.headers, provider.tried = 429, [(b"retry-after", b"7")], [before]
+    call = stub.StreamChatCompletion(ask()).read() if stream else stub.CreateChatCompletion(ask())
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call
+    assert dict(caught.value.trailing_metadata())["grpc-retry-pushback-ms"] == told
+    error = status.from_rpc_error(caught.value)
+    assert error.metadata["attempts"] == "2"
+    if told == "-1":
+        assert (error.retry_after, error.metadata["retry_after"]) == (None, "7")
+    else:
+        assert error.retry_after == 7
+
+
+async def test_a_stream_that_becomes_unreadable_ends_with_its_verdict(stub, provider):
+    provider.stream = True
+    provider.chunks = sse(chunk({"index": 0, "delta": {"content": "a"}}), end=b"")
+    provider.chunks += [b"data: " + b"x" * (1 << 20)] * 17
+    events, error = await collect(stub.StreamChatCompletion(ask()))
+    assert kinds(events) == ["start", "delta", "verdict"]
+    assert events[-1].verdict.verdict == route_pb.VERDICT_PROVIDER_ERROR
+    assert error.code() is grpc.StatusCode.DATA_LOSS
+    rebuilt = status.from_rpc_error(error)
+    assert (rebuilt.domain, rebuilt.message) == ("provider/default/up", "The provider sent an event that is too long")
+
+
+async def test_an_answer_that_is_no_stream_and_no_answer_is_the_providers_fault(stub, provider):
+    provider.chunks = [b"<html>"]
+    events, error = await collect(stub.StreamChatCompletion(ask()))
+    assert events == []
+    assert error.code() is grpc.StatusCode.UNAVAILABLE
+    assert status.from_rpc_error(error).domain == "provider/default/up"
+    assert dict(error.trailing_metadata())["grpc-retry-pushback-ms"] == "-1"
+
+
+async def test_an_answer_too_large_to_be_held_ends_a_stream_at_once(stub, provider):
+    provider.chunks, provider.hang = [b"x" * (1 << 20)] * 65, "body"
+    events, error = await collect(stub.StreamChatCompletion(ask()))
+    assert events == []
+    assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+    await until(lambda: provider.cancelled)
 
 
 @pytest.mark.parametrize("method", ["CreateChatCompletion", "StreamChatCompletion"])
