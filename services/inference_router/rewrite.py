@@ -6,20 +6,21 @@ byte (key order, ``9007199254740993``, ``1.0``, escapes, white space). Server-se
 
 from __future__ import annotations
 
-import re
-
 import msgspec
 
 from junctor.errors import MalformedRequest
 from services.inference_router import json_rules
+from services.inference_router.spans import find_members, replace_spans
 from services.inference_router.splice import (
     NOT_JSON,
+    SCAN_LIMIT,
     Fields,
     add_member,
     decode_fields,
     decode_text,
     encode,
     replace_member,
+    splice_member,
 )
 from services.inference_router.usage import usage_in
 from services.runtime.exchange import Usage
@@ -29,8 +30,11 @@ WHOLE_LIMIT = 1024 * 1024
 EARLY_LIMIT = 64 * 1024
 """Bytes at the start of a larger answer in which its top-level ``model`` is still looked for."""
 
+BOM = b"\xef\xbb\xbf"
+PARENTS = ("message", "response")
+"""Members of an answer whose own ``model`` is rewritten as well."""
+
 _NO_MODEL = "Could not extract model from openai request: "
-_TOKEN = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"|[][{}:,]', re.DOTALL)
 
 
 class BodyFacts(msgspec.Struct, frozen=True, gc=False):
@@ -80,7 +84,7 @@ def _model_of(fields: Fields) -> str:
 def replace_model(body: bytes, facts: BodyFacts, new: str) -> bytes:
     """Return ``body`` with its ``model`` set to ``new``, or put first if there was none.
 
-    Every other byte stays as it was, unless a key occurs twice: see :func:`splice.replace_member`.
+    Every other byte stays as it was; see :func:`splice.replace_member`.
     """
     if "model" in facts.fields:
         return replace_member(body, facts.fields, "model", encode(new))
@@ -162,9 +166,16 @@ class JsonModelRewriter:
         held.clear()
         try:
             self.fields = fields = decode_fields(body)
+        except RecursionError:  # too deep to be decoded, but JSON all the same
+            return rewrite_early(body, self._served, self._shown)
         except NOT_JSON:
-            return body
+            return BOM + self._rest_of(body) if body.startswith(BOM) else body
         return body if self._served == self._shown else rewrite_fields(body, fields, self._served, encode(self._shown))
+
+    def _rest_of(self, body: bytes) -> bytes:
+        """Return, rewritten, what follows a byte order mark, which readers may ignore (RFC 8259, 8.1)."""
+        self._held.append(body[len(BOM) :])
+        return self.finish()
 
     @property
     def usage(self) -> Usage | None:
@@ -179,10 +190,13 @@ def rewrite_fields(body: bytes, fields: Fields, served: str, shown: bytes) -> by
     """
     model = fields.get("model")
     if model is not None and is_text(model, served):
-        body = replace_member(body, fields, "model", shown)
+        fresh = splice_member(body, fields, "model", shown)
+        if fresh is None:
+            return rewrite_found(body, served, shown)
+        body = fresh
         if "message" in fields or "response" in fields:
             fields = decode_fields(body)
-    for key in ("message", "response"):
+    for key in PARENTS:
         raw = fields.get(key)
         if raw is None or bytes(raw)[:1] != b"{":
             continue
@@ -190,10 +204,20 @@ def rewrite_fields(body: bytes, fields: Fields, served: str, shown: bytes) -> by
         inner_fields = decode_fields(inner)
         model = inner_fields.get("model")
         if model is not None and is_text(model, served):
-            value = replace_member(inner, inner_fields, "model", shown)
-            body = replace_member(body, fields, key, value)
+            value = splice_member(inner, inner_fields, "model", shown)
+            fresh = None if value is None else splice_member(body, fields, key, value)
+            if fresh is None:
+                return rewrite_found(body, served, shown)
+            body = fresh
             fields = decode_fields(body)
     return body
+
+
+def rewrite_found(body: bytes, served: str, shown: bytes, parents: tuple[str, ...] = PARENTS) -> bytes:
+    """Do what :func:`rewrite_fields` does for any object, or the start of one, by its brackets: in 128 KiB at most."""
+    start = body[:SCAN_LIMIT]
+    found = find_members(start, "model", parents)
+    return replace_spans(body, [span for span in found if is_text(msgspec.Raw(start[slice(*span)]), served)], shown)
 
 
 def is_text(raw: msgspec.Raw, text: str) -> bool:
@@ -205,30 +229,9 @@ def is_text(raw: msgspec.Raw, text: str) -> bool:
 
 
 def rewrite_early(body: bytes, served: str, shown: str) -> bytes:
-    """Rewrite the first top-level ``model`` in the first 64 KiB of ``body``, the start of a JSON object."""
-    if served == shown or body[:64].lstrip()[:1] != b"{":
+    """Rewrite the top-level ``model`` in the first 64 KiB of ``body``, the start of a JSON object."""
+    if served == shown:
         return body
-    span = _early_model(body[:EARLY_LIMIT])
-    if span is None or not is_text(msgspec.Raw(body[span[0] : span[1]]), served):
-        return body
-    return b"".join((body[: span[0]], encode(shown), body[span[1] :]))
-
-
-def _early_model(start: bytes) -> tuple[int, int] | None:
-    depth = 0
-    key = colon = False
-    for token in _TOKEN.finditer(start):
-        kind = token[0][:1]
-        if kind in b"[{":
-            depth += 1
-        elif kind in b"]}":
-            depth -= 1
-        elif depth == 1 and kind == b'"':
-            if key and colon:
-                return token.span()
-            key = is_text(msgspec.Raw(token[0]), "model")
-            colon = False
-            continue
-        colon = kind == b":"
-        key = key and colon and depth == 1
-    return None
+    start = len(BOM) if body.startswith(BOM) else 0
+    early = rewrite_found(body[start:EARLY_LIMIT], served, encode(shown), parents=())
+    return b"".join((body[:start], early, body[EARLY_LIMIT:]))

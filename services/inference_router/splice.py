@@ -6,6 +6,8 @@ import re
 
 import msgspec
 
+from services.inference_router.spans import find_members, replace_spans
+
 Fields = dict[str, msgspec.Raw]
 """Top level of a JSON object: decoded keys, raw values. Of a key that occurs twice the last value counts."""
 
@@ -18,6 +20,9 @@ NOT_JSON = (msgspec.DecodeError, UnicodeDecodeError, RecursionError)
 decode_text = msgspec.json.Decoder(str).decode
 encode = msgspec.json.encode
 
+SCAN_LIMIT = 128 * 1024
+"""Bytes up to which an object in which a key occurs twice is read bracket by bracket."""
+
 _OPEN = re.compile(rb"[ \t\r\n]*+\{")
 _KEY = re.compile(rb'[ \t\r\n]*+"[^"\\]*+(?:\\.[^"\\]*+)*+"[ \t\r\n]*+:[ \t\r\n]*+', re.DOTALL)
 _NEXT = re.compile(rb"[ \t\r\n]*+([,}])")
@@ -26,9 +31,20 @@ _NEXT = re.compile(rb"[ \t\r\n]*+([,}])")
 def replace_member(body: bytes, fields: Fields, key: str, value: bytes) -> bytes:
     """Return ``body`` with the member ``key``, which must be there, set to the JSON ``value``.
 
-    ``fields`` is ``decode_fields(body)``. Every other byte stays, with one exception: an object in which a key
-    occurs twice is written anew from ``fields``, so that no reader can take another value than the last.
+    ``fields`` is ``decode_fields(body)``. Every other byte stays; where ``key`` occurs twice both are set, so that
+    no reader can take another value. One exception: a body over 128 KiB in which some key occurs twice is written
+    anew from ``fields``, as finding its members would hold up other requests.
     """
+    spliced = splice_member(body, fields, key, value)
+    if spliced is not None:
+        return spliced
+    if len(body) > SCAN_LIMIT:
+        return encode({**fields, key: msgspec.Raw(value)})
+    return replace_spans(body, find_members(body, key), value)
+
+
+def splice_member(body: bytes, fields: Fields, key: str, value: bytes) -> bytes | None:
+    """Do what :func:`replace_member` does; None if some key occurs twice."""
     span = _first_member_span(body, fields, key)
     if span is not None:
         return b"".join((body[: span[0]], value, body[span[1] :]))
@@ -38,9 +54,7 @@ def replace_member(body: bytes, fields: Fields, key: str, value: bytes) -> bytes
     if len(fresh) - len(value) == len(body) - old:
         return fresh
     span = member_span(body, fields, key)
-    if span is None:
-        return fresh
-    return b"".join((body[: span[0]], value, body[span[1] :]))
+    return None if span is None else b"".join((body[: span[0]], value, body[span[1] :]))
 
 
 def _first_member_span(body: bytes, fields: Fields, key: str) -> tuple[int, int] | None:

@@ -150,7 +150,7 @@ def test_replaces_model_and_nothing_else(body: bytes, expected: bytes) -> None:
 def test_a_second_model_cannot_reach_the_provider(body: bytes) -> None:
     new = replace_model(body, read_body(body), "served")
     pairs: list[tuple[str, object]] = json.loads(new, object_pairs_hook=list)
-    assert [value for key, value in pairs if key == "model"] == ["served"]
+    assert {value for key, value in pairs if key == "model"} == {"served"}
 
 
 JSON = st.recursive(
@@ -196,7 +196,7 @@ def test_no_reader_sees_another_model_whatever_occurs_twice(members: list[tuple[
         pairs: list[tuple[str, object]] = json.loads(
             replace_model(body, read_body(body), "new"), object_pairs_hook=lambda found: found
         )
-        assert [value for key, value in pairs if key == "model"] == ["new"]
+        assert {value for key, value in pairs if key == "model"} == {"new"}
 
 
 @pytest.mark.parametrize(
@@ -314,3 +314,46 @@ def test_reads_usage(body: bytes, usage: Usage | None) -> None:
 def test_merged_usage_prefers_the_later_report() -> None:
     assert merge_usage(Usage(5, 1, 9), Usage(None, 12)) == Usage(5, 12, 9)
     assert merge_usage(None, Usage(1)) == merge_usage(Usage(1), None) == Usage(1)
+
+
+LONG = b'"long":"' + b"a" * rewrite.WHOLE_LIMIT + b'"'
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        pytest.param(b'{"model":"<>", "x" : 1.0,"x":2 }', id="another-key-twice"),
+        pytest.param(b'{ "model":"<>", "x" : 1,"mod\\u0065l" :"<>"}', id="model-twice"),
+        pytest.param(b'{"model":"other", "model" : "<>"}', id="first-of-two-is-another"),
+        pytest.param(b'{"message":{"model":"<>"}, "message" : {"model":"<>"}}', id="message-twice"),
+        pytest.param(b'{"response":{"model":"<>" ,"model": "<>"},"model":"<>" }', id="model-twice-in-response"),
+        pytest.param(b'{"message":{"x":{"model":"up"},"model":"<>"} ,"a":1,"a":[{"model":"up"}]}', id="nested-stays"),
+        pytest.param(b'\xef\xbb\xbf {"model":"<>"}', id="byte-order-mark"),
+        pytest.param(b'{"model" : "<>","x":' + b"[" * 5000 + b"]" * 5000 + b"}", id="too-deep-to-decode"),
+        pytest.param(b'\xef\xbb\xbf{"model":"<>",' + LONG + b"}", id="large-with-byte-order-mark"),
+        pytest.param(b" " * 1000 + b'{"a":[{"model":"up"}], "model" : "<>",' + LONG + b"}", id="large-behind-space"),
+        pytest.param(b'{"message":{"model":"up"},"model":"<>",' + LONG + b"}", id="large-top-level-only"),
+        pytest.param(b'{"a":"' + b"a" * rewrite.EARLY_LIMIT + b'","model":"up",' + LONG + b"}", id="large-and-late"),
+    ],
+)
+def test_of_an_answer_only_the_model_changes(answer: bytes) -> None:
+    rewriter = JsonModelRewriter("up", "ws/entity")
+    out = rewriter.feed(answer.replace(b"<>", b"up")) + rewriter.finish()
+    assert out == answer.replace(b"<>", b"ws/entity")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        pytest.param(b'{"x" : 1.0, "model":"<>","x":9007199254740993 }', id="another-key-twice"),
+        pytest.param(b'{ "model" : "<>","x":{"model":"a"},"mod\\u0065l" :"<>"}', id="model-twice"),
+    ],
+)
+def test_of_a_request_only_the_model_changes_though_a_key_occurs_twice(body: bytes) -> None:
+    sent = body.replace(b"<>", b"a")
+    assert replace_model(sent, read_body(sent), "served") == body.replace(b"<>", b"served")
+
+
+def test_a_large_request_in_which_a_key_occurs_twice_has_one_model() -> None:
+    body = b'{"model":"a","model":"b",' + LONG + b"}"
+    assert replace_model(body, read_body(body), "served") == b'{"model":"served",' + LONG + b"}"
