@@ -211,6 +211,7 @@ def _list(resource: Resource) -> Json:
         ),
         _query("sort", {"type": "string", "enum": sort_values(resource), "default": resource.default_sort}),
         _query("filter", {"type": "string"}, "JSON or text; also as filter[field] and filter[field][$operator]"),
+        *(_query(flag, {"type": "boolean", "default": False}) for flag in resource.flags),
     ]
     answers = {"200": _content(_ref(f"{resource.title}Page"))}
     operation = _operation(resource, "list", f"List {resource.title} resources", answers)

@@ -15,6 +15,8 @@ MAX_PAGE_SIZE = 1000
 _MAX_SKIP = 2**31 - 1
 """``skip`` travels as int32; no list is that long, so a page beyond it is past the end either way."""
 
+_FLAGS = {"true": True, "1": True, "false": False, "0": False}
+
 
 @dataclass(frozen=True, slots=True)
 class Listing:
@@ -51,15 +53,25 @@ def read(resource: Resource, workspace: str, pairs: Sequence[tuple[str, str]]) -
     sort = given.get("sort", resource.default_sort)
     if sort.removeprefix("-") not in resource.sorts:
         problems.append(("query.sort", "enum", f"Input should be {one_of(sort_values(resource))}"))
+    added = [node for name, node in resource.flags.items() if _flag(given, name, problems=problems)]
     if problems:
         raise BadBody(problems)
-    node = filters.from_query(pairs)
+    asked = filters.from_query(pairs)
+    node = filters.all_of([*added, asked] if asked is not None else added)
     return Listing(workspace, page, size, sort, filters.to_json(node) if node is not None else "")
 
 
 def sort_values(resource: Resource) -> list[str]:
     """Return every value that ``sort`` takes."""
     return [sign + name for name in resource.sorts for sign in ("", "-")]
+
+
+def _flag(given: dict[str, str], name: str, *, problems: list[tuple[str, str, str]]) -> bool:
+    text = given.get(name, "false")
+    if text.lower() not in _FLAGS:
+        rule = "Input should be a valid boolean, unable to interpret input"
+        problems.append((f"query.{name}", "bool_parsing", rule))
+    return _FLAGS.get(text.lower(), False)
 
 
 def _number(

@@ -6,11 +6,13 @@ from the proto descriptors. A new field is one row here.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from google.protobuf.message import Message
 
+from junctor.filters import Compare, Node, Not
 from junctor.v1 import model_registry_pb2, provider_registry_pb2, secrets_pb2, virtual_models_pb2, workspaces_pb2
 
 Json = Literal["any", "object", "array"]
@@ -55,6 +57,8 @@ class Resource:
     echoes_filter: bool = False
     sparse_lists: bool = False
     """Lists leave out keys whose value is null."""
+    flags: Mapping[str, Node] = field(default_factory=dict)
+    """Query parameters of lists that are true or false, and the condition that each adds when it is true."""
     clearable: frozenset[str] = frozenset()
     """Keys that a partial update clears by null; a null of any other key means keep."""
 
@@ -194,7 +198,8 @@ VIRTUAL_MODEL = Resource(
     ),
     page_size=20,
     default_sort="-created_at",
-    clearable=frozenset({"routing"}),
+    clearable=frozenset({"default_model_entity", "override_proxy", "routing"}),
+    flags={"exclude_autoprovisioned": Not(Compare("autoprovisioned", "eq", "true"))},
 )
 
 NESTED: dict[str, tuple[Key, ...]] = {

@@ -13,6 +13,7 @@ import json
 import math
 import re
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Literal, NoReturn, TypeAlias, cast, get_args
@@ -30,6 +31,8 @@ MAX_DEPTH = 32
 _MAX_NESTING = 2 * MAX_DEPTH + 2
 """Stack guard of the parsers, beyond what any tree of MAX_DEPTH levels needs in any notation."""
 _FIELD = re.compile(r"[A-Za-z_][A-Za-z0-9_.\-]{0,63}")
+_PARTS = {("base_model", "name"): "base_model"}
+"""Properties that clients may name as a part of their field: ``filter[base_model][name]=…``."""
 MAX_VALUES = 1000
 """Values in a whole filter, each of which becomes one bound parameter."""
 
@@ -92,6 +95,11 @@ def from_query(pairs: Iterable[tuple[str, str]]) -> Node | None:
     if bracketed:
         nodes.append(_object(_from_brackets(bracketed), 0))
     return _within_limits(_join(And, [node for node in nodes if node is not None]))
+
+
+def all_of(nodes: Sequence[Node]) -> Node | None:
+    """Return the condition that all of these hold; None of none."""
+    return _join(And, nodes)
 
 
 def to_json(node: Node) -> str:
@@ -185,7 +193,7 @@ def _object(value: object, depth: int) -> Node | None:
     for key in value:
         if key.startswith("$") or key in LOGICAL:
             return _logical(_alone(key, value), value[key], depth)
-    return _join(And, [_condition(name, operand) for name, operand in value.items()])
+    return _join(And, [_condition(name, operand, depth) for name, operand in value.items()])
 
 
 def _alone(key: str, siblings: Collection[str]) -> str:
@@ -211,13 +219,34 @@ def _required(node: Node | None, name: str) -> Node:
     return node
 
 
-def _condition(field: str, operand: object) -> Node:
+def _condition(field: str, operand: object, depth: int) -> Node:
+    """Read what one field must be: a value, comparisons that all hold, or one logical operator over such."""
+    if depth > _MAX_NESTING:
+        _refuse(f"nested more than {MAX_DEPTH} deep")
     if not isinstance(operand, dict):
         return _compare(field, "eq", operand)
-    node = _join(And, [_compare(field, op.removeprefix("$"), value) for op, value in operand.items()])
+    for key in operand:
+        if key.removeprefix("$") in LOGICAL:
+            return _logical_of(field, _alone(key, operand), operand[key], depth + 1)
+    node = _join(And, [_part(field, key, value, depth) for key, value in operand.items()])
     if node is None:
         _refuse(f"field '{field}' has no operator")
     return node
+
+
+def _part(field: str, key: str, value: object, depth: int) -> Node:
+    if (whole := _PARTS.get((field, key))) is not None:
+        return _condition(whole, value, depth + 1)
+    return _compare(field, key.removeprefix("$"), value)
+
+
+def _logical_of(field: str, name: str, operand: object, depth: int) -> Node:
+    if name == "not":
+        return Not(_condition(field, operand, depth))
+    if not isinstance(operand, list):
+        _refuse(f"'${name}' needs a list of conditions")
+    parts = [_condition(field, part, depth) for part in operand]
+    return _required(_join(And if name == "and" else Or, parts), name)
 
 
 def _compare(field: str, op: str, value: object) -> Node:
@@ -238,7 +267,12 @@ def _compare(field: str, op: str, value: object) -> Node:
     return Compare(field, name, _scalar(field, value))
 
 
-def _split(value: str) -> list[str]:
+def _split(value: str) -> list[object]:
+    """Read several values: a JSON list, or texts with commas between them."""
+    if value.startswith("["):
+        with suppress(ValueError, RecursionError):
+            listed = json.loads(value)
+            return listed if isinstance(listed, list) and listed else [value]
     return [part.strip() for part in value.split(",")]
 
 
@@ -261,7 +295,7 @@ def _text(value: str) -> str:
     return value
 
 
-_Tree: TypeAlias = "dict[str, _Tree | list[str]]"
+_Tree: TypeAlias = "dict[str, _Tree | list[object]]"
 
 
 def _from_brackets(pairs: Iterable[tuple[list[str], str]]) -> dict[str, object]:
@@ -331,7 +365,10 @@ _SIGNS: dict[str, str] = {":": "eq", "~": "like", "<": "lt", "<=": "lte", ">": "
 
 
 class _Text:
-    """Recursive descent: or > and > not > comparison. Two conditions side by side are ANDed."""
+    """Recursive descent: or > and > not > comparison. Two conditions side by side are ANDed.
+
+    Letter case of the words between them does not matter.
+    """
 
     def __init__(self, text: str) -> None:
         self._tokens = list(_tokens(text))
@@ -400,7 +437,7 @@ class _Text:
             return "-" + self._next("word", "a value")
         if kind == "quoted":
             return re.sub(r"\\(.)", r"\1", text[1:-1], flags=re.DOTALL)
-        return None if text == "null" else text
+        return None if text.lower() == "null" else text
 
     def _peek(self) -> tuple[str, str]:
         return self._tokens[self._at] if self._at < len(self._tokens) else ("end", "")
@@ -411,11 +448,14 @@ class _Text:
         return found
 
     def _word(self, keyword: str) -> bool:
-        return self._take("word", keyword)
+        kind, text = self._peek()
+        found = (kind, text.upper()) == ("word", keyword)
+        self._at += found
+        return found
 
     def _begins_condition(self) -> bool:
         kind, text = self._peek()
-        return kind == "minus" or (kind == "word" and text != "OR") or (kind, text) == ("sign", "(")
+        return kind == "minus" or (kind == "word" and text.upper() != "OR") or (kind, text) == ("sign", "(")
 
     def _next(self, kind: str, what: str) -> str:
         found, text = self._peek()

@@ -760,7 +760,7 @@ class UpdateProviderStatusRequest(_message.Message):
     status: Global___ProviderStatus.ValueType
     """The new status."""
     status_message: _builtins.str
-    """The new message; a new status without one has an empty message."""
+    """The new message."""
     model_deployment_id: _builtins.str
     """The new deployment."""
     validate_only: _builtins.bool

@@ -47,6 +47,7 @@ class ModelRegistryService:
     async def start(self) -> None:
         """Prepare the store and begin the background work."""
         await self._database.prepare(MIGRATIONS)
+        await self._stores.index()
         self._tasks.start(self._workspaces.follower.run())
         self._tasks.start(compact_forever(self._stores.feed))
         self._tasks.start(drop_deleted_workspaces(self._workspaces, self._changed, self._stores))

@@ -43,6 +43,7 @@ MODEL = Kind(
     filterable=frozenset(
         {"project", "base_model", "adapters", "finetuning_type", "prompt", "lora_enabled", "description", "fileset"}
     ),
+    presence=frozenset({"base_model", "adapters", "finetuning_type", "prompt"}),
 )
 
 VIRTUAL_MODEL = Kind(
@@ -53,10 +54,11 @@ VIRTUAL_MODEL = Kind(
     fields=lambda virtual: {
         "project": _given(virtual, "project"),
         "default_model_entity": _given(virtual, "default_model_entity"),
+        "autoprovisioned": "true" if virtual.autoprovisioned else "false",
     },
     missing=lambda workspace, name: f"VirtualModel '{name}' not found in workspace '{workspace}'.",
     exists=lambda workspace, name: f"VirtualModel '{name}' already exists in workspace '{workspace}'.",
-    filterable=frozenset({"project", "default_model_entity"}),
+    filterable=frozenset({"project", "default_model_entity", "autoprovisioned"}),
     default_order="-created_at",
     default_page_size=20,
 )
@@ -120,6 +122,21 @@ class ModelStores:
         """Return the workspaces that something lies in, with their ids."""
         async with self.feed.database.read() as tx:
             return await places_of(tx, *self._tables)
+
+    async def index(self) -> None:
+        """Let the rows of virtual models that 0.1 wrote be found by ``autoprovisioned``, too; for the start."""
+        store, table = self.virtual_models, self.virtual_models.table
+        lacking = sa.select(table.c.body).where(table.c.fields["autoprovisioned"].as_string().is_(None))
+        async with self.feed.database.read() as tx:
+            if (await tx.execute(lacking.limit(1))).first() is None:
+                return
+        of_one = (table.c.workspace == sa.bindparam("of_workspace"), table.c.name == sa.bindparam("of_name"))
+        written = sa.update(table).where(*of_one).values(fields=sa.bindparam("given", type_=sa.JSON))
+        async with store.transaction() as tx:
+            found = [store.decode(row.body) for row in await tx.execute(lacking)]
+            rows = [{"of_workspace": v.workspace, "of_name": v.name, "given": store.kind.fields(v)} for v in found]
+            if rows:
+                await tx.execute(written, rows)
 
     async def settle(self, judgement: Judgement) -> None:
         """Remove everything that lies in deleted workspaces, and note the ids of the others."""

@@ -52,8 +52,8 @@ class StatusByHand:
 def _take(request: pb.UpdateProviderStatusRequest, provider: pb.Provider) -> None:
     if request.HasField("status"):
         provider.status = request.status
-    if request.HasField("status_message") or request.HasField("status"):
-        provider.status_message = request.status_message  # a new status without words has none of the old one
+    if request.HasField("status_message"):
+        provider.status_message = request.status_message
     if request.HasField("model_deployment_id"):
         provider.model_deployment_id = request.model_deployment_id
     if request.HasField("served_models"):

@@ -22,21 +22,34 @@ _TIMES = frozenset({"created_at", "updated_at"})
 LIKE_LIMIT = 1_000
 """Characters of a ``like``; databases refuse patterns of some 50,000 bytes in words of their own."""
 
+_BOOLEANS: dict[Scalar, bool] = {True: True, "true": True, False: False, "false": False}
+
 Column = sa.ColumnElement[Any]
 
 
-def compile_filter(table: sa.Table, node: Node | None, *, fields: frozenset[str], kind: str) -> sa.ColumnElement[bool]:
-    """Return the WHERE clause of a filter. Raises MalformedRequest for an unknown field or a value that cannot be."""
+def compile_filter(
+    table: sa.Table,
+    node: Node | None,
+    *,
+    fields: frozenset[str],
+    kind: str,
+    presence: frozenset[str] = frozenset(),
+) -> sa.ColumnElement[bool]:
+    """Return the WHERE clause of a filter. Raises MalformedRequest for an unknown field or a value that cannot be.
+
+    ``presence``: fields of which ``true`` and ``false`` ask whether there is a value at all.
+    """
     if node is None:
         return sa.true()
     require_known(node, fields | _ALWAYS)
-    return _Compiler(table, kind).compile(node)
+    return _Compiler(table, kind, presence).compile(node)
 
 
 class _Compiler:
-    def __init__(self, table: sa.Table, kind: str) -> None:
+    def __init__(self, table: sa.Table, kind: str, presence: frozenset[str]) -> None:
         self._table = table
         self._kind = kind
+        self._presence = presence
 
     def compile(self, node: Node) -> sa.ColumnElement[bool]:
         match node:
@@ -59,6 +72,8 @@ class _Compiler:
             if node.op != "eq":
                 raise MalformedRequest(f"Invalid filter: '${node.op}' of field '{name}' needs a value")
             return column.is_(None)
+        if node.op == "eq" and name in self._presence and (wanted := _BOOLEANS.get(value)) is not None:
+            return column.is_not(None) if wanted else column.is_(None)
         if node.op == "like":
             return self._like(column, name, str(value))
         ordered = column if name in _TIMES or node.op == "eq" else bytewise(column)

@@ -66,6 +66,8 @@ class Kind(Generic[M]):
     exists: Callable[[str, str], str]
     """Text for a name that is taken."""
     filterable: frozenset[str] = frozenset()
+    presence: frozenset[str] = frozenset()
+    """Those of them that a filter may ask ``true`` or ``false`` of: is there a value?"""
     sortable: frozenset[str] = frozenset({"name", "created_at", "updated_at"})
     default_order: str = "created_at"
     default_page_size: int = 100
@@ -167,7 +169,8 @@ class ResourceStore(Generic[M]):
     async def list(self, query: ListQuery) -> Page[M]:
         """Return one page. Raises InvalidField or MalformedRequest for a bad query."""
         table, kind = self.table, self.kind
-        where = sa.and_(compile_filter(table, query.filter, fields=kind.filterable, kind=kind.name), *self._shown())
+        chosen = compile_filter(table, query.filter, fields=kind.filterable, kind=kind.name, presence=kind.presence)
+        where = sa.and_(chosen, *self._shown())
         if query.workspace not in ("", names.ALL_WORKSPACES) and not query.filters_workspace:
             where = sa.and_(where, table.c.workspace == query.workspace)
         page = page_of(query, default_size=kind.default_page_size)

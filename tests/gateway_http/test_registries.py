@@ -414,10 +414,19 @@ async def test_patch_of_a_model_writes_what_is_given(
     assert request.model == models_pb.Model(workspace="team", name="m", **model)
 
 
-async def test_patch_of_a_virtual_model_clears_routing_by_null(edge: Edge) -> None:
+@pytest.mark.parametrize("key", ["routing", "default_model_entity", "override_proxy"])
+async def test_patch_of_a_virtual_model_clears_by_null(edge: Edge, key: str) -> None:
     edge.backend.answers["UpdateVirtualModel"] = virtual_pb.VirtualModel()
-    await edge("PATCH", f"{VIRTUAL}/v", json={"routing": None, "project": None})
-    assert list(edge.backend.request.update_mask.paths) == ["routing"]
+    await edge("PATCH", f"{VIRTUAL}/v", json={key: None, "project": None, "models": None})
+    assert list(edge.backend.request.update_mask.paths) == [key]
+
+
+@pytest.mark.parametrize("text", ["yes", "", "2"])
+async def test_a_flag_that_is_neither_true_nor_false_is_422(edge: Edge, text: str) -> None:
+    response = await edge("GET", f"{VIRTUAL}?exclude_autoprovisioned={text}&page=0")
+    assert response.status_code == 422
+    locations = [entry["loc"] for entry in response.json()["detail"]]
+    assert locations == [["query", "page"], ["query", "exclude_autoprovisioned"]]
 
 
 CONTRACT_MASK = {

@@ -294,3 +294,41 @@ async def test_a_secret_value_that_is_refused(shared: httpx.AsyncClient, value: 
     response = await shared.post(SECRETS, json={"name": "key", "value": value})
     assert response.status_code == 422
     assert response.json()["detail"][0]["loc"] == ["body", "value"]
+
+
+PRESENCE = {
+    "has a prompt": ("filter[prompt]=true", ["both", "tuned"]),
+    "has none": ("filter[prompt]=false", ["plain"]),
+    "has a base model": ("filter[base_model]=true", ["both"]),
+    "has none, JSON": ('filter={"base_model":false}', ["plain", "tuned"]),
+    "is tuned, text": ("filter=finetuning_type:true", ["tuned"]),
+    "has adapters": ("filter[adapters]=true", []),
+    "not without a prompt": ("filter[prompt][$not]=false", ["both", "tuned"]),
+    "a base model's name": ("filter[base_model][name]=default/base", ["both"]),
+    "a part of it": ("filter[base_model][name][$like]=BASE", ["both"]),
+    "true as a text": ("filter[description]=true", ["plain"]),
+}
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def present(shared: httpx.AsyncClient) -> httpx.AsyncClient:
+    """The workspace ``present`` has models with and without a prompt, a base model, a kind of tuning."""
+    await shared.post(WORKSPACES, json={"name": "present"})
+    models = MODELS.replace("default", "present")
+    prompt = {"system_prompt": "Be short."}
+    for body in (
+        {"name": "plain", "description": "true"},
+        {"name": "both", "prompt": prompt, "base_model": "default/base"},
+        {"name": "tuned", "prompt": prompt, "finetuning_type": "lora"},
+    ):
+        assert (await shared.post(models, json=body)).status_code == 201
+    return shared
+
+
+@pytest.mark.asyncio(loop_scope="module")
+@pytest.mark.parametrize(("query", "found"), PRESENCE.values(), ids=PRESENCE)
+async def test_true_and_false_ask_whether_a_model_has_such_a_thing(
+    present: httpx.AsyncClient, query: str, found: list[str]
+) -> None:
+    listed = await present.get(f"{MODELS.replace('default', 'present')}?{query}&sort=name")
+    assert [model["name"] for model in listed.json()["data"]] == found

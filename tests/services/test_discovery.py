@@ -286,15 +286,6 @@ async def test_the_model_registry_is_told_the_id_of_the_workspace(plane, upstrea
     assert plane.models.requests[-1].workspace_id == await plane.workspace_id("default")
 
 
-async def test_a_status_set_by_hand_without_words_has_none_of_the_one_before(plane, upstream):
-    upstream.always(Status(500))
-    await plane.create("up1", upstream.url)
-    by_hand = await plane.set_status("up1", status=PENDING)
-    assert (by_hand.status, by_hand.status_message) == (PENDING, "")
-    said = await plane.set_status("up1", status_message="by hand")
-    assert (said.status, said.status_message) == (PENDING, "by hand")
-
-
 async def test_a_status_set_by_hand_holds_until_discovery_succeeds(plane, upstream):
     upstream.always(Status(500))
     await plane.create("up1", upstream.url)

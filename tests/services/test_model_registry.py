@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import sqlalchemy as sa
 
 from junctor.channel import Peer, open_peer
 from junctor.errors import PeerUnavailable, ResourceNotFound, WorkspaceMissing
@@ -19,9 +20,11 @@ from junctor.v1 import workspaces_pb2 as wpb
 from services.access_control.servicer import WorkspacesServicer
 from services.access_control.store import WorkspaceStore
 from services.model_registry.service import SERVICES, ModelRegistryService
+from services.model_registry.store import MIGRATIONS
 from services.runtime.auth import Access
+from services.runtime.resources import resource_table
 from services.runtime.server import create_server
-from tests.stores import BOUND, open_store, serving, until, workspace_store
+from tests.stores import BOUND, database, open_store, serving, until, workspace_store
 
 pytestmark = pytest.mark.usefixtures("engine")
 
@@ -53,8 +56,7 @@ class Running:
 @asynccontextmanager
 async def model_registry(folder: Path, access_control: int) -> AsyncIterator[Running]:
     workspaces = open_peer(f"127.0.0.1:{access_control}", name="access_control")
-    database = open_store(folder, "model_registry")
-    service = ModelRegistryService(database, access_control=workspaces)
+    service = ModelRegistryService(open_store(folder, "model_registry"), access_control=workspaces)
     server = create_server(policy=dict.fromkeys(SERVICES, Access.PUBLIC), token=None)
     service.register(server)
     await service.start()
@@ -167,6 +169,23 @@ async def test_a_workspace_made_again_while_the_registry_was_away_is_empty(tmp_p
             assert (await registry.create("w1", "m1")).id != created.id
 
 
+@pytest.mark.parametrize("text", ['{"autoprovisioned":"true"}', "-autoprovisioned:true"])
+async def test_virtual_models_of_a_release_before_are_found_by_who_made_them(tmp_path: Path, text: str) -> None:
+    async with access_control(tmp_path) as (_, server):
+        async with model_registry(tmp_path, server.port) as registry:
+            mine = vpb.VirtualModel(workspace="default", name="mine")
+            request = vpb.CreateVirtualModelRequest(virtual_model=mine)
+            await registry.call(registry.virtual_models.CreateVirtualModel, request)
+            await registry.call(registry.sync.SyncProvider, served("", 1, workspace="default"))
+        async with database(tmp_path, "model_registry", MIGRATIONS) as store, store.write() as tx:
+            await tx.execute(sa.update(resource_table("virtual_models")).values(fields={"project": None}))
+        async with model_registry(tmp_path, server.port) as registry:
+            chosen = vpb.ListVirtualModelsRequest(workspace="default", filter=text)
+            listed = await registry.call(registry.virtual_models.ListVirtualModels, chosen)
+            found = [virtual.name for virtual in listed.virtual_models]
+            assert found == (["mine"] if text.startswith("-") else ["m1"])
+
+
 async def test_what_a_provider_of_the_workspace_before_serves_is_not_taken_in(tmp_path: Path) -> None:
     async with access_control(tmp_path) as (store, server), model_registry(tmp_path, server.port) as registry:
         old = await store.create(wpb.Workspace(name="w1"))
@@ -183,10 +202,12 @@ async def test_what_a_provider_of_the_workspace_before_serves_is_not_taken_in(tm
         assert await registry.is_there("w1", "m4")
 
 
-def served(workspace_id: str, revision: int, *, provider_id: str = "id-1") -> pb.SyncProviderRequest:
-    """What a provider of ``w1`` serves: one model, with the revision in its name."""
+def served(
+    workspace_id: str, revision: int, *, provider_id: str = "id-1", workspace: str = "w1"
+) -> pb.SyncProviderRequest:
+    """What a provider serves: one model, with the revision in its name."""
     return pb.SyncProviderRequest(
-        workspace="w1",
+        workspace=workspace,
         workspace_id=workspace_id,
         provider="p1",
         provider_id=provider_id,

@@ -14,6 +14,7 @@ def eq(field: str, value: object) -> Compare:
 
 
 A, B, X = eq("name", "a"), eq("name", "b"), eq("project", "x")
+IN, NOT_IN = Compare("name", "in", ("b",)), Compare("name", "nin", ("a",))
 
 
 @pytest.mark.parametrize(
@@ -40,6 +41,15 @@ A, B, X = eq("name", "a"), eq("name", "b"), eq("project", "x")
         pytest.param('{"$and":[{"name":"a"},{"project":"x"}]}', And((A, X)), id="json and"),
         pytest.param('{"$and":[{"name":"a"}]}', A, id="json and of one"),
         pytest.param('{"$not":{"name":"a"}}', Not(A), id="json not"),
+        pytest.param('{"name":{"$not":{"$eq":"a"}}}', Not(A), id="json not of a field"),
+        pytest.param('{"name":{"$not":"a"}}', Not(A), id="json not of a value"),
+        pytest.param('{"name":{"$or":[{"$eq":"a"},"b"]}}', Or((A, B)), id="json or of a field"),
+        pytest.param(
+            '{"t":{"$and":[{"$gte":1},{"$not":{"$lt":2.5}}]}}',
+            And((Compare("t", "gte", 1), Not(Compare("t", "lt", 2.5)))),
+            id="json and of a field",
+        ),
+        pytest.param('{"base_model":{"name":{"$like":"a"}}}', Compare("base_model", "like", "a"), id="part of a field"),
         pytest.param('name:"a"', A, id="text quoted"),
         pytest.param("name:a", A, id="text bare"),
         pytest.param(r'name:"a\"b"', eq("name", 'a"b'), id="text escape"),
@@ -53,6 +63,10 @@ A, B, X = eq("name", "a"), eq("name", "b"), eq("project", "x")
         pytest.param("t<=2026-01-01T10:00:00Z", Compare("t", "lte", "2026-01-01T10:00:00Z"), id="text bare time"),
         pytest.param("name:a OR name:b AND project:x", Or((A, And((B, X)))), id="text and binds tighter"),
         pytest.param("(name:a OR name:b) AND project:x", And((Or((A, B)), X)), id="text parentheses"),
+        pytest.param("name:a or name:b and not project:x", Or((A, And((B, Not(X))))), id="text words in lower case"),
+        pytest.param("name not in [a] Or name in [b]", Or((NOT_IN, IN)), id="text lists in lower case"),
+        pytest.param("name:NULL", eq("name", None), id="text null in upper case"),
+        pytest.param("name:or or name:and", Or((eq("name", "or"), eq("name", "and"))), id="text words as values"),
         pytest.param("name:a project:x", And((A, X)), id="text side by side"),
         pytest.param('name IN [a, "b c"]', Compare("name", "in", ("a", "b c")), id="text in"),
         pytest.param("name NOT IN [a]", Compare("name", "nin", ("a",)), id="text not in"),
@@ -83,6 +97,13 @@ def test_json_and_text_become_the_same_kind_of_tree(text: str, node: Node | None
         pytest.param([("filter[$or][0][name]", "a"), ("filter[$or][1][name]", "b")], Or((A, B)), id="numbered or"),
         pytest.param([("filter[$or][name]", "a"), ("filter[$or][project]", "x")], Or((A, X)), id="or of fields"),
         pytest.param([("filter[$not][name]", "a")], Not(A), id="not"),
+        pytest.param([("filter[name][$not]", "a")], Not(A), id="not of a value"),
+        pytest.param([("filter[name][not][like]", "a")], Not(Compare("name", "like", "a")), id="not of an operator"),
+        pytest.param([("filter[base_model][name]", "a")], eq("base_model", "a"), id="part of a field"),
+        pytest.param([("filter[name][$in]", '["a","b"]')], Compare("name", "in", ("a", "b")), id="in a json list"),
+        pytest.param([("filter[name]", '["a","b"]')], Compare("name", "in", ("a", "b")), id="json list"),
+        pytest.param([("filter[name]", "[a]")], eq("name", "[a]"), id="no json list"),
+        pytest.param([("filter[name]", "[]")], eq("name", "[]"), id="empty json list is a text"),
         pytest.param([("filter", '{"name":"a"}')], A, id="json"),
         pytest.param([("filter", "name:a"), ("filter[project]", "x")], And((A, X)), id="two notations are anded"),
     ],
@@ -103,6 +124,13 @@ def test_brackets_become_the_same_kind_of_tree(pairs: list[tuple[str, str]], nod
         pytest.param('{"$xor":[]}', "unknown operator", id="unknown logical operator"),
         pytest.param('{"name":{"$regex":"a"}}', "unknown operator", id="unknown operator"),
         pytest.param('{"name":{}}', "no operator", id="no operator"),
+        pytest.param('{"name":{"$not":{}}}', "no operator", id="not of nothing"),
+        pytest.param('{"name":{"$or":[]}}', "empty", id="empty or of a field"),
+        pytest.param('{"name":{"$or":"a"}}', "needs a list", id="or of a value"),
+        pytest.param('{"name":{"$not":"a","$eq":"b"}}', "must stand alone", id="siblings next to logical of a field"),
+        pytest.param('{"name":' + '{"$not":' * 40 + '"a"' + "}" * 41, "nested more than", id="deep field"),
+        pytest.param('{"name":' + '{"$not":' * 200 + '"a"' + "}" * 201, "nested more than", id="deeper field"),
+        pytest.param('{"name":{"name":"a"}}', "unknown operator", id="part of a field that has none"),
         pytest.param('{"$or":[]}', "empty", id="empty or"),
         pytest.param('{"$or":{"name":"a"}}', "needs a list", id="or of an object"),
         pytest.param('{"name":{"$like":1}}', "needs text", id="like a number"),
