@@ -78,10 +78,11 @@ def text(content: Any) -> str:
     detail, error = content.get("detail"), content.get("error")
     if isinstance(detail, list):
         return "; ".join(_told(entry) for entry in detail)
+    said = _one_line(str(error.get("message") or error.get("type") or "")) if isinstance(error, dict) else ""
     if isinstance(detail, str) and detail:
-        return _one_line(detail)
-    if isinstance(error, dict):
-        return _one_line(str(error.get("message") or error.get("type") or ""))
+        return said if said and detail.startswith("{") else _one_line(detail)  # a provider's own body, as text
+    if said:
+        return said
     return _one_line(error) if isinstance(error, str) else ""
 
 
@@ -108,16 +109,21 @@ def _object(body: bytes) -> dict[str, Any]:
 def _violation(entry: Any) -> FieldViolation:
     if not isinstance(entry, dict):
         return FieldViolation("", _one_line(str(entry)))
-    loc = entry.get("loc")
-    places = [str(part) for part in loc] if isinstance(loc, list) else []
-    return FieldViolation(".".join(places[1:] if places[:1] == ["body"] else places), str(entry.get("msg", "")))
+    return FieldViolation(_place(entry), str(entry.get("msg", "")))
 
 
 def _told(entry: Any) -> str:
     if not isinstance(entry, dict):
         return _one_line(str(entry))
-    place = ".".join(str(part) for part in entry.get("loc") or [])
+    place = _place(entry)
     return _one_line(f"{place}: {entry.get('msg')}" if place else str(entry.get("msg")))
+
+
+def _place(entry: Mapping[str, Any]) -> str:
+    """Tell where in the body, without the word ``body``: ``routing.targets.0``."""
+    loc = entry.get("loc")
+    places = [str(part) for part in loc] if isinstance(loc, list) else []
+    return ".".join(places[1:] if places[:1] == ["body"] else places)
 
 
 def _one_line(said: str) -> str:

@@ -14,6 +14,7 @@ from junctor.cli import root_flags
 from junctor.cli.conversation import Answer, Conversation, target, texts
 from junctor.cli.failure import Failure
 from junctor.cli.options import AccessToken, BaseUrl, Output, Workspace
+from junctor.cli.output import coloured
 from junctor.cli.session import RETRIES, reported
 from junctor.client import Client
 from junctor.sse import Decoder, ServerEvent
@@ -109,6 +110,7 @@ def _once(conversation: Conversation, question: str, output: Format) -> None:
 def _converse(conversation: Conversation, first: str | None) -> None:
     """Ask and answer until the end of input. Ctrl-C stops the answer; with no answer under way it is a hint."""
     if sys.stdin.isatty():
+        conversation.check()
         with contextlib.suppress(ImportError):  # some builds of Python are without
             import readline  # noqa: F401 - gives input() a history and editing
 
@@ -163,7 +165,7 @@ def _tell(answer: Answer) -> None:
     if answer.finish == "length":
         typer.echo("junctor: the answer was cut at the token limit", err=True)
     if _told():
-        typer.secho(answer.summary(time.monotonic()), err=True, dim=True)
+        typer.secho(answer.summary(time.monotonic()), err=True, dim=True, color=coloured())
 
 
 def _told() -> bool:

@@ -65,7 +65,7 @@ class Answer:
         """Tell in one line who answered, how much and how long it took; ``now`` is a monotonic time."""
         usage = self.usage if isinstance(self.usage, dict) else {}
         spent = [usage.get("prompt_tokens"), usage.get("completion_tokens")]
-        tokens = f"{spent[0]} + {spent[1]} tokens" if all(isinstance(number, int) for number in spent) else ""
+        tokens = f"{spent[0]} tokens in, {spent[1]} out" if all(isinstance(number, int) for number in spent) else ""
         who = f"{self.model or 'a model'}" + (f" at {self.provider}" if self.provider else "")
         return " · ".join(part for part in (who, tokens, f"{now - self.started:.1f} s") if part)
 
@@ -89,6 +89,11 @@ class Conversation:
         if self.provider:
             return routes.provider.stream(PATH, name=self.provider, body=body, workspace=self.workspace)
         return routes.openai.stream(PATH, body=body, workspace=self.workspace)
+
+    def check(self) -> None:
+        """Raise NoRoute for a name that leads nowhere: better than after the first question."""
+        if not self.provider:
+            self.client.inference.models.get(names.split(self.model)[1], workspace=self.workspace)
 
     def heard(self, answer: Answer) -> None:
         """Keep an answer, or what came of it; a question without any is taken back."""

@@ -6,6 +6,7 @@ from typing import Any
 
 import typer
 
+from junctor import names
 from junctor.cli import output
 from junctor.cli.options import Output
 from junctor.cli.output import Column
@@ -73,10 +74,22 @@ def _revisions(session: Session, served: list[str]) -> dict[str, str] | None:
 
 def _told(session: Session, whole: dict[str, Any], services: list[dict[str, str]]) -> None:
     typer.echo(f"{whole['base_url']} is {whole['status']}")
-    revisions = ", ".join(f"{store} {revision}" for store, revision in sorted((whole["catalog"] or {}).items()))
-    typer.echo(f"catalog: {revisions or 'unknown'}")
+    typer.echo(f"catalog: {_catalog(session, whole)}")
     count = "unknown" if whole["models"] is None else len(whole["models"])
     typer.echo(f"models in {session.workspace}: {count}\n")
     output.show_all(services, _SERVICES, Output.TABLE)
     typer.echo()
-    output.show_all(whole["providers"] or [], PROVIDERS.columns, Output.TABLE)
+    providers = whole["providers"] or []
+    *columns, _ = PROVIDERS.columns
+    output.show_all(providers, columns, Output.TABLE)
+    for provider in providers:  # what to do is at the end of a message: below the table none is cut
+        if message := output.plain(provider.get("status_message")):
+            typer.echo(f"\n{names.join(provider['workspace'], provider['name'])}: {message}")
+
+
+def _catalog(session: Session, whole: dict[str, Any]) -> str:
+    revisions = whole["catalog"]
+    if revisions is None:
+        target = session.client.settings.grpc_target
+        return f"unknown: no gRPC at {target} (--grpc-target HOST:PORT)" if whole["models"] else "unknown"
+    return ", ".join(f"{store} {revision}" for store, revision in sorted(revisions.items()))

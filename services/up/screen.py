@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from junctor import names
+from junctor.config import DEFAULT_GRPC_PORT
 
 WIDTH = 80
-DEFAULT_URL = "http://127.0.0.1:8080"
+DEFAULT_URLS = ("http://127.0.0.1:8080", "http://localhost:8080")
 """Where the command line looks without a flag."""
 
 _NO_CHAT = (
@@ -111,11 +112,21 @@ def _calls(facts: Facts, model: str) -> Iterator[str]:
     yield ""
     workspace, name = names.split(model)
     short = name if workspace == "default" else model
-    if facts.url in (DEFAULT_URL, "http://localhost:8080"):
+    if facts.url in DEFAULT_URLS:
         yield f"  {facts.program} chat {short} 'Hello'"
     else:
         yield f"  {facts.program} chat {short} 'Hello' \\"
         yield f"    --base-url {facts.url}"
+    if elsewhere := list(_elsewhere(facts)):
+        yield from ("", *elsewhere)
+
+
+def _elsewhere(facts: Facts) -> Iterator[str]:
+    """Tell the command line what it would not guess, for all that follows in that shell."""
+    if facts.url not in DEFAULT_URLS:
+        yield f"  export JUNCTOR_BASE_URL={facts.url}"
+    if not facts.grpc_target.endswith(f":{DEFAULT_GRPC_PORT}"):
+        yield f"  export JUNCTOR_GRPC_TARGET={facts.grpc_target}"
 
 
 def _exports(facts: Facts) -> Iterator[str]:

@@ -382,7 +382,7 @@ async def test_columns_of_a_list_are_chosen_by_name(junctor: Run, serving: Scrip
     every = await junctor("inference", "providers", "list", "--output-columns", "all", "-o", "csv")
     assert "ADMIN STATE" in every.stdout.splitlines()[0]
     refused = await junctor("inference", "models", "list", "-c", "id,nope", "-o", "table", code=2)
-    assert "no field 'nope'; there are: id, " in refused.stderr
+    assert "no field 'nope'; there are: created, id, model, " in refused.stderr
     cut = await junctor("inference", "providers", "list", "-c", "all", "-o", "table")
     whole = await junctor("inference", "providers", "list", "-c", "all", "-o", "table", "--no-truncate", "--all-pages")
     assert ("…" in cut.stdout, "…" in whole.stdout) == (True, False)

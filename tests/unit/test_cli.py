@@ -309,7 +309,9 @@ def test_events_are_the_same_however_the_stream_is_cut(size: int) -> None:
     ("body", "text"),
     [
         ({"detail": "x"}, "x"),
-        ({"detail": [{"loc": ["body", "name"], "msg": "bad"}, "y"]}, "body.name: bad; y"),
+        ({"detail": [{"loc": ["body", "name"], "msg": "bad"}, "y"]}, "name: bad; y"),
+        ({"detail": '{"error": {"message": "m"}}', "error": {"message": "m\nn"}}, "m n"),
+        ({"detail": "{ odd"}, "{ odd"),
         ({"error": {"message": "m"}}, "m"),
         ({"error": {"type": "t"}}, "t"),
         ({"error": "e"}, "e"),

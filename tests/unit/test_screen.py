@@ -63,7 +63,13 @@ def test_the_curl_is_one_command_with_json_that_names_the_model() -> None:
 
 def test_another_port_and_workspace_are_in_the_commands() -> None:
     _, chat = commands(render(facts(url="http://127.0.0.1:9000", models=["lab/m"])))
-    assert chat == ["junctor", "chat", "lab/m", "Hello", "--base-url", "http://127.0.0.1:9000"]
+    assert chat[:6] == ["junctor", "chat", "lab/m", "Hello", "--base-url", "http://127.0.0.1:9000"]
+
+
+def test_what_the_command_line_would_not_guess_is_exported() -> None:
+    assert "export JUNCTOR" not in render(facts())
+    screen = render(facts(url="http://127.0.0.1:9000", grpc_target="127.0.0.1:9001"))
+    assert "\n  export JUNCTOR_BASE_URL=http://127.0.0.1:9000\n  export JUNCTOR_GRPC_TARGET=127.0.0.1:9001\n" in screen
 
 
 def test_with_auth_the_calls_carry_the_token_of_the_environment() -> None:
