@@ -200,8 +200,9 @@ async def test_no_worker_outlives_its_supervisor(team: Deployment, ready: Thread
         gate.set()
         await one.ended()
     else:
+        before = times_said(one, "stopping")  # by those before it in this place
         one.send(signal.SIGTERM)
-        await until(lambda: said(one, "stopping"))
+        await until(lambda: said(one, "stopping", more_than=before))
         one.send(signal.SIGTERM)
         assert await one.ended() == 128 + signal.SIGTERM
         gate.set()
@@ -216,8 +217,12 @@ async def test_no_worker_outlives_its_supervisor(team: Deployment, ready: Thread
     await until(lambda: all_ready(team), seconds=PATIENCE)
 
 
-async def said(one: Process, word: str) -> bool:
-    return one.stderr.count(f'"{word}"') > 0
+def times_said(one: Process, word: str) -> int:
+    return one.stderr.count(f'"{word}"')
+
+
+async def said(one: Process, word: str, *, more_than: int = 0) -> bool:
+    return times_said(one, word) > more_than
 
 
 async def test_without_any_registry_all_goes_on_restarts_included_and_then_catches_up(
