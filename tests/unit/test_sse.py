@@ -85,6 +85,15 @@ STREAMS: dict[str, bytes] = {
     "responses": RESPONSES,
     "responses-crlf": RESPONSES.replace(b"\n", b"\r\n"),
     "multi-line": b'data: {"model":\ndata: "up/m-1"}\n\n' + CHAT,
+    "multi-line-crlf": b'event: x\r\ndata:{"id": 1,\r\ndata: "model":\r\n: note\r\ndata: "up/m-1"}\r\n\r\n' + CHAT,
+    "multi-line-cr": b'data: {"id": 1,\rdata: "model":"up/m-1"}\r\r' + CHAT,
+    "multi-line-later": CHAT
+    + b'data: {"response":{\nid: 1\ndata: "model" : "up/m-1"},"model":\ndata: "up/m-1"\ndata: }\n\n'
+    + CHAT,
+    "multi-line-not-json": b'data: {"model":"up/m-1"\ndata: hello\n\n' + CHAT,
+    "multi-line-cut": CHAT + b'data: {"id":1,\ndata: "model":"up/m-1"}',
+    "twice": event(chat("a")) + b'data: {"model":"up/m-1" , "x":1,"x":2, "model": "up/m-1"}\r\n\r\n' + CHAT,
+    "not-json-later": CHAT + b'data: {"id":"chatcmpl-1","model":"up/m-1" oops\n\ndata: {"model":"up/m-1"]\n\n' + CHAT,
     "not-json": b"data: hello\n\ndata\n\ndatax: 1\n\ndata:\n\n" + CHAT,
     "bad-utf8": event(chat("a")) + event(chat("b")).replace(b'"b"', b'"\xff\xe2\x82"') + DONE,
     "error-event": event(chat("a")) + b'event: error\ndata: {"error":{"message":"x"}}\n\n',
@@ -136,10 +145,40 @@ def reference_line(line: bytes) -> bytes:
     return line[: head.end()] + text.encode("latin-1")
 
 
+def reference_event(lines: list[bytes]) -> list[bytes]:
+    """Rewrite line by line; from one on that is no JSON but the start of an object, all lines together."""
+    done: list[bytes] = []
+    for at, line in enumerate(lines):
+        if re.match(rb"data:\s*\{", line) and reference_line(line) == line and not whole(line[5:]):
+            return done + reference_lines(lines[at:])
+        done.append(reference_line(line))
+    return done
+
+
+def whole(text: bytes) -> bool:
+    try:
+        return isinstance(json.loads(text.decode("latin-1")), dict)
+    except ValueError:
+        return False
+
+
+def reference_lines(lines: list[bytes]) -> list[bytes]:
+    split = [re.fullmatch(rb"(data:|(?!data:)[^\r\n]*)([^\r\n]*)(\r?\n?)", line) for line in lines]
+    parts = [match.groups() for match in split if match is not None]
+    joined = b"data:" + b"\n".join(value for _, value, _ in parts)
+    values = reference_line(joined).removeprefix(b"data:").split(b"\n")
+    return [field + value + end for (field, _, end), value in zip(parts, values, strict=True)]
+
+
 def reference(stream: bytes) -> bytes:
     mark = b"\xef\xbb\xbf" if stream.startswith(b"\xef\xbb\xbf") else b""
     lines = re.findall(rb"[^\r\n]*(?:\r\n|\r|\n)|[^\r\n]+", stream.removeprefix(mark))
-    return mark + b"".join(map(reference_line, lines))
+    events: list[list[bytes]] = [[]]
+    for line in lines:
+        events[-1].append(line)
+        if not line.strip(b"\r\n"):
+            events.append([])
+    return mark + b"".join(line for event in events for line in reference_event(event))
 
 
 def rewrite(*parts: bytes, served: str = SERVED) -> tuple[bytes, SseRewriter]:
@@ -244,12 +283,39 @@ def test_only_a_line_that_could_need_a_rewrite_is_held() -> None:
     assert rewriter.feed(b"id: 7") == b"id: 7"
 
 
-@pytest.mark.parametrize("size", [LINE_LIMIT + 1, 300_000, 65_536])
-def test_a_line_over_the_limit_passes_unrewritten(size: int) -> None:
-    line = b'data: {"model":"up/m-1","x":"' + b"y" * LINE_LIMIT + b'"}\n'
-    stream = event(chat("a")) + line + event(chat("b"))
+LONG = b'"x":"' + b"y" * LINE_LIMIT + b'"'
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        pytest.param(b'data: {"model":"<>",%b}\n', id="top-level"),
+        pytest.param(b'data:{"type":"response.completed","response":{"a":[1],"model" : "<>",%b}}\r\n', id="response"),
+        pytest.param(b'data: {"message":{"model":"<>"},"a":{"model":"up/m-1"},%b}\r', id="message"),
+        pytest.param(b'data: {%b,"model":"up/m-1"}\n', id="late"),
+        pytest.param(b': {"model":"up/m-1",%b}\n', id="comment"),
+        pytest.param(b'data: {"model":"other",%b}\n', id="another-model"),
+    ],
+)
+@pytest.mark.parametrize("size", [2 * LINE_LIMIT, LINE_LIMIT + 1, 300_000, 65_536])
+def test_of_a_line_over_the_limit_the_start_is_rewritten(line: bytes, size: int) -> None:
+    line = line.replace(b"%b", LONG)
+    stream = event(chat("a")) + line.replace(b"<>", b"up/m-1") + b"\n" + event(chat("b"))
     out, _ = rewrite(*(stream[at : at + size] for at in range(0, len(stream), size)))
-    assert out == reference(event(chat("a"))) + line + reference(event(chat("b")))
+    assert out == reference(event(chat("a"))) + line.replace(b"<>", b"ws/m-1") + b"\n" + reference(event(chat("b")))
+
+
+def test_a_line_too_deep_to_be_decoded_is_rewritten_by_its_brackets() -> None:
+    line = b'data: {"model":"<>","x":' + b"[" * 5000 + b"]" * 5000 + b"}\n\n"
+    assert rewrite(line.replace(b"<>", b"up/m-1"))[0] == line.replace(b"<>", b"ws/m-1")
+
+
+def test_an_event_of_many_lines_over_the_limit_is_not_held() -> None:
+    rewriter = SseRewriter(SERVED, SHOWN)
+    lines = [b'data: {"model":\n', *(b"data: " + b"y" * 65_536 + b"\n" for _ in range(40))]
+    out = [rewriter.feed(line) for line in lines]
+    assert sum(map(len, out)) > 2 * LINE_LIMIT
+    assert b"".join([*out, rewriter.finish()]) == b"".join(lines)
 
 
 def test_a_line_over_the_limit_is_not_held() -> None:
