@@ -53,10 +53,24 @@ def from_answer(status: int, headers: Mapping[str, str], body: bytes, request_id
     )
 
 
-def unreachable(where: str, request_id: str, *, timed_out: bool = False) -> JunctorError:
-    """Build the error of a call that got no answer."""
-    said = f"no answer from {where} in time" if timed_out else f"cannot connect to {where}"
+def unreachable(where: str, request_id: str, *, timed_out: bool = False, cause: str = "") -> JunctorError:
+    """Build the error of a call that got no answer; ``cause`` is what the system said of the connection."""
+    said = f"no answer from {where} in time" if timed_out else f"cannot connect to {where}{_why(cause)}"
     return errors.PeerUnavailable(said, metadata={"request_id": request_id})
+
+
+_CAUSES = {
+    "CERTIFICATE_VERIFY_FAILED": ": its certificate is not trusted",
+    "SSL": ": it does not speak TLS, or refuses it",
+    "Name or service not known": ": no host has this name",
+    "nodename nor servname": ": no host has this name",
+    "name resolution": ": its name cannot be resolved now",
+}
+"""What systems say of a connection that failed, and what it means; the first that fits."""
+
+
+def _why(cause: str) -> str:
+    return next((meaning for sign, meaning in _CAUSES.items() if sign in cause), "")
 
 
 def broken(where: str, request_id: str) -> JunctorError:

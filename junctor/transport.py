@@ -75,7 +75,7 @@ class Options:
         if isinstance(error, httpx.TimeoutException) and not isinstance(error, _UNSENT):
             return http_errors.unreachable(self.where, request_id, timed_out=True)
         if isinstance(error, _UNSENT):
-            return http_errors.unreachable(self.where, request_id)
+            return http_errors.unreachable(self.where, request_id, cause=str(error))
         return http_errors.broken(self.where, request_id)
 
     def refused(self, response: httpx.Response, body: bytes) -> JunctorError:

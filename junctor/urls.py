@@ -15,7 +15,7 @@ GATEWAY = "apis/inference-gateway/v2/workspaces"
 
 
 def checked(base_url: str) -> SplitResult:
-    """Split a base URL. Raises InvalidField unless it is absolute http or https."""
+    """Split a base URL. Raises InvalidField unless it is absolute http or https, and of junctor, not of its /v1."""
     try:
         url = urlsplit(base_url)
         valid = url.scheme in ("http", "https") and bool(url.hostname) and (url.port or 0) >= 0
@@ -23,6 +23,8 @@ def checked(base_url: str) -> SplitResult:
         valid = False
     if not valid:
         raise _invalid("base_url", "the base URL", "must look like http://localhost:8080")
+    if url.path.rstrip("/").endswith("/v1"):  # OpenAI's clients want it there
+        raise _invalid("base_url", "the base URL", "must be junctor's own, without /v1 at its end")
     return url
 
 

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import re
+from urllib.parse import urlsplit
+
+from junctor import urls
 from junctor.errors import JunctorError
 
 _NEXT = {
@@ -47,7 +51,14 @@ def _next(error: JunctorError, command: str) -> str:
 def _unreachable(error: JunctorError) -> str:
     if "by gRPC" in str(error):
         return "name its address with --grpc-target HOST:PORT"
-    return "start a server with: junctor up" if str(error).startswith("cannot connect") else "try again"
+    found = _CANNOT_CONNECT.match(str(error))
+    if found is None:
+        return "try again"
+    here = urls.is_loopback(urlsplit(found["url"]).hostname) and not found["why"]
+    return "start a server with: junctor up" if here else "is the address right? see: junctor config view"
+
+
+_CANNOT_CONNECT = re.compile(r"cannot connect to (?P<url>\S+?)(?P<why>: .*)?$")
 
 
 _LISTED = frozenset(("workspaces", "models", "secrets", "providers", "virtual-models"))

@@ -13,7 +13,7 @@ from junctor.cli import advice, output
 from junctor.cli.options import Output
 from junctor.cli.output import Column
 from junctor.cli.session import Session, grpc_connected
-from junctor.errors import JunctorError
+from junctor.errors import InternalError, JunctorError, MalformedRequest, NotSupported, ResourceNotFound
 from junctor.records import Provider
 
 _COLUMNS = (Column("CHECK", "check"), Column("RESULT", "result"), Column("FOUND", "found"), Column("NEXT", "next"))
@@ -89,11 +89,21 @@ def _server(session: Session) -> Finding:
         found = session.client.status()
         session.client.models.wait_for_gateway(timeout=0)
     except JunctorError as error:
-        return _failed("server", error)
+        return _unreached(where, error)
     down = ", ".join((found.get("services") or {}).get("not_ready") or ())
     if down:
         return Finding("server", "warn", f"{where}: not ready: {down}", "look at the log of these services")
     return Finding("server", "ok", where)
+
+
+def _unreached(where: str, error: JunctorError) -> Finding:
+    """Tell a server that is not junctor from one that fails."""
+    told = _failed("server", error)
+    if error.reason == "STREAM_BROKEN":
+        told = Finding("server", "fail", f"{told.found}: is it junctor's HTTP port, not its gRPC port?")
+    elif isinstance(error, InternalError | ResourceNotFound | MalformedRequest | NotSupported):
+        told = Finding("server", "fail", f"what answers at {where} is not junctor ({told.found})")
+    return told if told.next else Finding(told.check, told.result, told.found, "junctor config view")
 
 
 def _workspace(session: Session) -> Finding:

@@ -81,7 +81,9 @@ def test_cells_are_one_line_without_control_characters(value: Any, text: str) ->
 @pytest.mark.parametrize(
     ("error", "command", "line"),
     [
-        (errors.PeerUnavailable("cannot connect to http://h"), "junctor status", "junctor up"),
+        (errors.PeerUnavailable("cannot connect to http://localhost:1"), "junctor status", "with: junctor up"),
+        (errors.PeerUnavailable("cannot connect to http://h:1"), "junctor status", "see: junctor config view"),
+        (errors.PeerUnavailable("cannot connect to https://[::1]:1: why"), "junctor x", "see: junctor config view"),
         (errors.PeerUnavailable("x", metadata={"status": "503"}), "junctor status", "x; look at: junctor status"),
         (errors.Unauthenticated("Unauthorized"), "junctor status", "JUNCTOR_ACCESS_TOKEN"),
         (errors.ResourceExists("taken"), "junctor models create", "--exist-ok"),
