@@ -6,6 +6,7 @@ and the total timer. After that nothing is spliced in: the answer ends with a tr
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from time import perf_counter  # the time of uvloop's loop moves once a turn, by whole milliseconds
@@ -30,6 +31,8 @@ REPEATABLE_METHODS = frozenset({"GET", "POST"})
 """Methods repeated after request bytes were sent. POST is: an inference call has no effect but its cost."""
 TIMEOUTS = frozenset({FailureKind.CONNECT_TIMEOUT, FailureKind.FIRST_BYTE_TIMEOUT, FailureKind.IDLE_TIMEOUT})
 
+LARGE = 1024 * 1024
+"""Bytes of a request body above which a thread reads and rewrites it: 64 MiB take longer than others may wait."""
 SENT = "request_sent"
 """Metadata of an error: ``true`` if any provider may have begun to work on the request, and may charge for it."""
 ATTEMPTS = "attempts"
@@ -61,6 +64,8 @@ class Plan:
     method: str
     retry: Retry = Retry.BEFORE_FIRST_BYTE
     cap: int = 3
+    large: bool = False
+    """The body is above :data:`LARGE`: ``request_for`` is called in a thread."""
     ping_seconds: float | None = None
     """After how long a silence an event stream gets a comment; None: never."""
     receipt: Receipt | None = None
@@ -145,7 +150,9 @@ class Attempts:
             if number == plan.cap or (number and not self._observer.may_retry()):
                 break
             number += 1
-            request = plan.request_for(candidate)  # it may raise, so before there is a slot to give back
+            # It may raise, so before there is a slot to give back.
+            make = plan.request_for
+            request = make(candidate) if not plan.large else await asyncio.to_thread(make, candidate)
             if candidate.provider.max_concurrency and (busy := await self._busy(candidate)) is not None:
                 missed = missed or busy
                 continue

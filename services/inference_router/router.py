@@ -13,13 +13,13 @@ from dataclasses import dataclass, field, replace
 from junctor import names
 from junctor.errors import CredentialUnavailable, NotFound, Unavailable
 from services.inference_router import resolution, routing
-from services.inference_router.attempts import Attempts, Observer, Plan
+from services.inference_router.attempts import LARGE, Attempts, Observer, Plan
 from services.inference_router.catalog import CatalogKeeper
 from services.inference_router.discoveries import Discoveries
 from services.inference_router.explaining import decision, pinned_decision
 from services.inference_router.ledger import Counted, Ledger, Observed
 from services.inference_router.receipts import record
-from services.inference_router.requests import RequestMaker, impatient, read_call_body
+from services.inference_router.requests import CallBody, RequestMaker, impatient, read_call_body
 from services.inference_router.revisions import DEFAULT_WAIT, wait_for
 from services.inference_router.routing import ATTEMPT_CAP
 from services.inference_router.slots import QUEUE_LIMIT
@@ -72,7 +72,11 @@ class Router:
         started = self._loop.time()
         if call.min_revision:
             await self._catch_up(call)
-        plan, observer, total = self._plan(call)
+        if call.route is Route.PROVIDER:
+            plan, observer, total = self._pinned(call)
+        else:
+            body = read_call_body(call) if len(call.body) <= LARGE else await asyncio.to_thread(read_call_body, call)
+            plan, observer, total = self._routed(call, body)
         observer.until = started + total
         if call.may_ping:
             plan.ping_seconds = self._figures.ping_seconds
@@ -95,7 +99,9 @@ class Router:
         since = (await wait_for(self._keeper, call.min_revision, call.timeout)).get("provider_registry")
         if since is None or call.route is Route.PROVIDER:
             return
-        model = call.name if call.route is Route.MODEL else read_call_body(call).model or ""
+        model = call.name
+        if call.route is not Route.MODEL:
+            model = (await asyncio.to_thread(read_call_body, call)).model or ""
         workspaces = {call.workspace, names.split(model)[0]} if "/" in model else {call.workspace}
 
         def resolves() -> bool:
@@ -118,10 +124,8 @@ class Router:
             full=self.ledger.slots.full,
         )
 
-    def _plan(self, call: Call) -> tuple[Plan, Observer, float]:
-        if call.route is Route.PROVIDER:
-            return self._pinned(call)
-        body = read_call_body(call)
+    def _routed(self, call: Call, body: CallBody) -> tuple[Plan, Observer, float]:
+        """Plan a call by model."""
         found = self._resolve(call, body.model)
         virtual_model = found.virtual_model
         ref = names.join(virtual_model.workspace, virtual_model.name)
@@ -137,6 +141,7 @@ class Router:
             method=call.method,
             retry=virtual_model.retry,
             cap=ATTEMPT_CAP,
+            large=len(call.body) > LARGE,
             current=self._current,
         )
         if call.want_receipt:
@@ -178,6 +183,7 @@ class Router:
             rewrites=False,
             method=call.method,
             cap=1,
+            large=len(call.body) > LARGE,
         )
         if call.want_receipt:
             plan.receipt = record(call.request_id, pinned_decision(self.ledger, self._keeper, provider), None, None)
