@@ -18,6 +18,8 @@ _FALLBACKS_LIMIT = 8
 _WEIGHT_LIMIT = 1_000_000
 _TIER_LIMIT = 100
 _ID_LIMIT = 64
+_UPSTREAM_ID_LIMIT = 512
+"""Characters, as of the ids that a provider serves."""
 
 
 def check_model(model: pb.Model, fields: Iterable[str], *, new: bool) -> None:  # noqa: C901 - a flat table
@@ -102,8 +104,10 @@ def _target(bad: Violations, field: str, target: vpb.RoutingTarget) -> None:
             _reference(bad, f"{field}.model", target.model)
         case "upstream":
             _reference(bad, f"{field}.upstream.provider", target.upstream.provider)
-            if not target.upstream.upstream_id:
-                bad.add(f"{field}.upstream.upstream_id", "must not be empty")
+            upstream_id = target.upstream.upstream_id
+            if not 1 <= len(upstream_id) <= _UPSTREAM_ID_LIMIT or "\0" in upstream_id:
+                rule = f"must have 1 to {_UPSTREAM_ID_LIMIT} characters, without NUL"
+                bad.add(f"{field}.upstream.upstream_id", rule)
         case _:
             bad.add(field, "must name a model or an upstream")
     if target.weight > _WEIGHT_LIMIT:

@@ -24,6 +24,7 @@ MODEL_ID_LIMIT = 512
 """Characters of an upstream id."""
 MESSAGE_LIMIT = 4_096
 """Characters of a ``status_message`` that is set by hand."""
+_ID_RULE = f"1 to {MODEL_ID_LIMIT} characters, without NUL"
 _TEXT_LIMIT = 255
 _PEM_LIMIT = 256 * 1024
 _LONGEST_TIMEOUT_MS = 24 * 3600 * 1000
@@ -76,8 +77,8 @@ def _check_served_models(bad: Violations, workspace: str, served: Iterable[pb.Se
         if home != workspace:
             bad.add(f"served_models[{index}].model_entity_id", f"must begin with '{workspace}/'")
         bad.name(f"served_models[{index}].model_entity_id", entity)
-        if not 1 <= len(mapping.served_model_name) <= MODEL_ID_LIMIT:
-            bad.add(f"served_models[{index}].served_model_name", f"must have 1 to {MODEL_ID_LIMIT} characters")
+        if not _is_id(mapping.served_model_name):
+            bad.add(f"served_models[{index}].served_model_name", f"must have {_ID_RULE}")
 
 
 def host_url_rule(url: str, policy: AddressPolicy) -> str | None:
@@ -182,8 +183,12 @@ def _check_models(bad: Violations, provider: pb.Provider, fields: Collection[str
     for field in lists.keys() & set(fields):
         if len(lists[field]) > MODELS_LIMIT:
             bad.add(field, f"must be at most {MODELS_LIMIT} ids")
-        elif any(not 1 <= len(model) <= MODEL_ID_LIMIT for model in lists[field]):
-            bad.add(field, f"must hold ids of 1 to {MODEL_ID_LIMIT} characters")
+        elif not all(_is_id(model) for model in lists[field]):
+            bad.add(field, f"must hold ids of {_ID_RULE}")
+
+
+def _is_id(text: str) -> bool:
+    return 1 <= len(text) <= MODEL_ID_LIMIT and "\0" not in text
 
 
 def _check_paths(bad: Violations, provider: pb.Provider, fields: Collection[str]) -> None:

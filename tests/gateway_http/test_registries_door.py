@@ -87,8 +87,13 @@ async def _call(service: Service[Any], method: str, request: Any) -> Any:
     return await service.peer.call(getattr(service.stub, method), request)
 
 
+_DIRECT = ("name", "description")
+
+
 def _message(resource: Resource, body: dict[str, Any]) -> Any:
-    made: Any = Reader(body).read(resource.message(), [key for key in resource.settable if key.name != "name"])
+    reader = Reader(body)
+    made: Any = reader.read(resource.message(), [key for key in resource.settable if key.name not in _DIRECT])
+    reader.done()  # else it would leave out what is to be refused
     if hasattr(made, "workspace"):
         made.workspace = "default"
     made.name = body["name"]
@@ -328,6 +333,52 @@ async def test_a_json_object_is_one_that_rest_can_show(door: Door, kind: str, fi
     sent = b'{"name":"good","host_url":"http://h","' + field.encode() + b'":' + value + b"}"
     response = await door.http.post(PATHS[kind], content=sent)
     assert response.status_code == 422
+
+
+NO_IDS = {"empty": "", "513 characters": "x" * 513, "NUL": "a\0b"}
+
+
+@pytest.mark.parametrize("model", NO_IDS.values(), ids=NO_IDS)
+@pytest.mark.parametrize("field", ["enabled_models", "static_models"])
+async def test_what_is_no_id_of_a_providers_model(door: Door, field: str, model: str) -> None:
+    assert await door.rest("provider", GOOD["provider"] | {field: ["good", model]}) == (422, [field])
+    provider = provider_registry_pb2.Provider(workspace="default", name="good", host_url="http://h")
+    getattr(provider, field).values.extend(["good", model])
+    request = provider_registry_pb2.CreateProviderRequest(provider=provider)
+    with pytest.raises(InvalidField) as error:
+        await _call(door.stubs.providers, "CreateProvider", request)
+    assert [violation.field for violation in error.value.violations] == [field]
+
+
+@pytest.mark.parametrize("model", NO_IDS.values(), ids=NO_IDS)
+async def test_what_is_no_id_of_a_target(door: Door, model: str) -> None:
+    target = {"upstream": {"provider": "default/up", "upstream_id": model}}
+    assert await door.rest("virtual", GOOD["virtual"] | {"routing": {"targets": [target]}}) == (422, ["routing"])
+    virtual = virtual_models_pb2.VirtualModel(workspace="default", name="good")
+    virtual.routing.targets.add().upstream.MergeFrom(
+        virtual_models_pb2.UpstreamTarget(provider="default/up", upstream_id=model)
+    )
+    request = virtual_models_pb2.CreateVirtualModelRequest(virtual_model=virtual)
+    with pytest.raises(InvalidField) as error:
+        await _call(door.stubs.virtual_models, "CreateVirtualModel", request)
+    assert [violation.field for violation in error.value.violations] == ["routing.targets[0].upstream.upstream_id"]
+
+
+@pytest.mark.parametrize("model", NO_IDS.values(), ids=NO_IDS)
+async def test_what_is_no_id_of_a_served_model(door: Door, model: str) -> None:
+    await door.http.put(f"{PATHS['provider']}/served", json={"host_url": "http://h"})
+    mapping = {"model_entity_id": "default/m1", "served_model_name": model}
+    response = await door.http.put(f"{PATHS['provider']}/served/status", json={"served_models": [mapping]})
+    assert response.status_code == 422
+    (entry,) = response.json()["detail"]
+    assert entry["loc"] == ["body", "served_models", 0, "served_model_name"]
+    served = [provider_registry_pb2.ServedModelMapping(**mapping)]
+    request = provider_registry_pb2.UpdateProviderStatusRequest(
+        workspace="default", name="served", served_models=provider_registry_pb2.ServedModelList(values=served)
+    )
+    with pytest.raises(InvalidField) as error:
+        await _call(door.stubs.providers, "UpdateProviderStatus", request)
+    assert [violation.field for violation in error.value.violations] == ["served_models[0].served_model_name"]
 
 
 NAMES = ["", "x", "Upper", "1st", "a--b", "ends-", "line\n", "sl/ash", "sp ace", "n" * 64, "ü-name"]
