@@ -77,6 +77,23 @@ while True:
 PY
 }
 
+# Compiles and runs both forms of `junctor snippet --lang grpc-go`, as they are.
+snippets() {
+  local form flag answer
+  for form in whole stream; do
+    flag=; [ "$form" = whole ] || flag=--stream
+    mkdir -p "$work/snippet-$form"
+    "$bin/junctor" snippet demo-echo-1 --lang grpc-go $flag --prompt 'It is "me"' \
+      --grpc-target "127.0.0.1:$grpc" >"$work/snippet-$form/main.go"
+    test -z "$(gofmt -l "$work/snippet-$form")" || { echo "interop: gofmt would change the snippet" >&2; return 1; }
+    go vet "$work/snippet-$form/main.go"
+    go build -o "$work/snippet-$form/ask" "$work/snippet-$form/main.go"
+    answer=$("$work/snippet-$form/ask")
+    [[ "$answer" == 'You said: It is "me"'* ]] || { echo "interop: the $form snippet said: $answer" >&2; return 1; }
+  done
+  echo "interop: both forms of junctor snippet --lang grpc-go compile and answer"
+}
+
 finish() {
   local code=$?
   [ -z "$pid" ] || { kill "$pid" 2>/dev/null || true; wait "$pid" || true; }
@@ -90,6 +107,7 @@ trap finish EXIT
 install
 compile
 start
+snippets
 "$work/client" -target "127.0.0.1:$grpc" || { tail -n 40 "$work/junctor.log" >&2; exit 1; }
 PYTHONPATH=. "$bin/python" -m tests.compat.watch_restart "$work/watch" "$work/deployment"
 
