@@ -17,7 +17,7 @@ ERROR_BODY_LIMIT = 64 * 1024
 RECOMPUTED = frozenset(
     (
         *(b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"set-cookie"),
-        *(b"date", b"server", b"x-request-id"),
+        *(b"date", b"x-request-id"),
         *(b"x-junctor-provider", b"x-junctor-attempts", b"x-junctor-error-source"),
     )
 )

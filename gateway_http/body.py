@@ -6,7 +6,7 @@ fields are dropped.
 
 from __future__ import annotations
 
-from gateway_http.limits import TOKEN, Refused
+from gateway_http.limits import CONTROLS, TOKEN, Refused
 
 _HEX = b"0123456789abcdefABCDEF"
 _SIZE, _DATA, _DATA_END, _TRAILER = range(4)
@@ -69,7 +69,7 @@ class ChunkedBody:
         return end
 
     def _end_line(self, line: bytes) -> None:
-        if not line.endswith(b"\r\n") or b"\r" in line[:-2] or b"\0" in line:
+        if not line.endswith(b"\r\n") or len(line.translate(None, CONTROLS)) != len(line) - 2:
             raise Refused(400, "Malformed chunk framing")
         line = line[:-2]
         if self._state == _SIZE:

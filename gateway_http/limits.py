@@ -66,7 +66,7 @@ class RequestHead:
 
 
 TOKEN = (string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~").encode()
-_CONTROLS = bytes([*range(9), *range(10, 32), 127])
+CONTROLS = bytes([*range(9), *range(10, 32), 127])
 """All but the tab: none may be in a field or request line, CR and LF least of all."""
 _NOT_IN_TARGET = bytes([*range(33), ord("#"), 127])
 _DIGITS = b"0123456789"
@@ -159,7 +159,7 @@ def _field(line: bytes, seen: Seen) -> tuple[bytes, bytes]:
     name = name.lower()
     if not colon or not name or name.translate(None, TOKEN):
         raise Refused(400, "Malformed request header field")
-    if len(line.translate(None, _CONTROLS)) != len(line):
+    if len(line.translate(None, CONTROLS)) != len(line):
         raise Refused(400, "Control character, bare CR or LF in a request header field")
     field = name, value.strip(b" \t")
     if len(seen) < _SEEN_LIMIT and name not in _VARYING:

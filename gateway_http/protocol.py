@@ -272,6 +272,10 @@ class EdgeProtocol(HttpToolsProtocol):
         self._after_body_part()
         return position
 
+    def send_400_response(self, msg: str) -> None:
+        """Answer what uvicorn's parser refuses beyond our own rules (a method that it does not know) as all else."""
+        self._refuse(Refused(400, msg))
+
     def on_response_complete(self) -> None:
         """uvicorn's cycle is answered; go on with what was read ahead."""
         super().on_response_complete()
@@ -310,7 +314,7 @@ class EdgeProtocol(HttpToolsProtocol):
         """The app may have answered before the body was in; then nothing else arms the keep-alive timer."""
         if self.transport.is_closing():
             self._closing = True
-        elif not self._reading_body and not self._is_busy():
+        elif not (self._closing or self._reading_body or self._is_busy()):
             self._set_wait(_IDLE, self.config.timeout_keep_alive)
 
     def common_fields(self) -> bytes:

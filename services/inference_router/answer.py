@@ -185,7 +185,7 @@ class Answer:
                 length = None  # pings are not in the length that was announced
         elif not coding and (not kind or _JSON(kind)):
             self._rewriter = JsonModelRewriter(self._served, self._shown) if reads else _JsonWatcher()
-        self._head = self._head_of(response_headers(headers, decoded=decoded), length, stream=stream)
+        self._head = self._head_of(response_headers(headers, decoded=decoded), length, stream=stream and not coding)
 
     def _head_of(self, headers: Headers, length: int | None, *, stream: bool) -> Head:
         return Head(

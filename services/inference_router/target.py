@@ -17,9 +17,12 @@ _SLASH = re.compile(rb"%2[Ff]")
 _PLAIN_PATH = re.compile(rb"(?:[A-Za-z0-9_~:@!$&'()*+,=-][A-Za-z0-9_~:@!$&'()*+,=.-]*+/?)*+")
 _ALLOWED = re.compile(rb"(?:[A-Za-z0-9._~:@!$&'()*+,;=/-]|%[0-9A-Fa-f]{2})*+")
 _ENCODED = re.compile(rb"%([0-9A-Fa-f]{2})")
-_DOTS = re.compile(rb"(?:\.|%2[Ee]){1,2}(?:;.*)?")
+_DOTS = re.compile(rb"(?:\.|%2[Ee]){1,2}(?:(?:;|%3[Bb]|%20).*)?")
+"""Segments that some server reads as ``.`` or ``..``: it drops parameters, or blanks at the end."""
+_OVERLONG = re.compile(rb"%[Cc][01]|%[Ee]0%[89]|%[Ff]0%8")
+"""Never part of UTF-8, but a lenient decoder makes dots and slashes of them (RFC 3629, 10)."""
 _REFUSED_BYTES = frozenset(b"/\\?#%") | frozenset(range(0x20)) | {0x7F}
-_BAD_QUERY = re.compile(rb"[\x00-\x20\x7f#]")
+_BAD_QUERY = re.compile(rb"[\x00-\x20\x7f-\xff#]")
 _HOST = re.compile(r"[A-Za-z0-9._-]+|\[[0-9A-Fa-f:.]+\]")
 _CONTROL = re.compile(r"[\x00-\x20\x7f]")
 _PORTS = {"http": 80, "https": 443}
@@ -80,7 +83,7 @@ def join_target(base: ProviderBase, raw_path: bytes, query: bytes = b"") -> byte
     if not query:
         return target
     if _BAD_QUERY.search(query):
-        raise MalformedRequest("Invalid query: control characters, spaces and '#' must be percent-encoded")
+        raise MalformedRequest("Invalid query: only visible ASCII other than '#' may stand unencoded")
     return b"%b?%b" % (target, query)
 
 
@@ -95,6 +98,8 @@ def clean_path(raw_path: bytes) -> bytes:
         raise _refused("characters other than those of RFC 3986 must be percent-encoded")
     if any(int(code, 16) in _REFUSED_BYTES for code in _ENCODED.findall(path)):
         raise _refused("an encoded slash may be encoded once, and no '\\', '?', '#', '%' or control character")
+    if _OVERLONG.search(path):
+        raise _refused("percent-encoded bytes must not be an overlong form of UTF-8")
     if any(_DOTS.fullmatch(segment) for segment in path.split(b"/")):
         raise _refused("'.' and '..' segments are not allowed")
     return path

@@ -92,7 +92,7 @@ class Head:
     length: int | None
     """Exact body length in bytes if known, else None."""
     event_stream: bool
-    """The body is ``text/event-stream``."""
+    """The body is ``text/event-stream``, and not compressed: an event can be put behind it."""
     provider: str
     """``workspace/name`` of the provider that answers."""
     attempts: int

@@ -248,6 +248,26 @@ async def test_other_methods_on_inference_routes_are_405(method: str, path: str)
         assert (await client.answer()).status == 200
 
 
+@pytest.mark.parametrize(
+    "request_bytes",
+    [
+        pytest.param(b"BREW /app HTTP/1.1\r\nhost: e\r\n\r\n", id="unknown-method"),
+        pytest.param(b"get /app HTTP/1.1\r\nhost: e\r\n\r\n", id="lower-case-method"),
+        pytest.param(
+            b"POST /app HTTP/1.1\r\nhost: e\r\ncontent-length: 1\r\ncontent-length: 1\r\n\r\nx", id="length-twice"
+        ),
+    ],
+)
+async def test_what_only_the_parser_of_the_app_refuses_gets_the_envelope_too(request_bytes: bytes) -> None:
+    async with serving() as edge:
+        answer = await edge.exchange(request_bytes + post())
+        assert not edge.invoker.calls
+    assert status_of(answer) == 400
+    assert b"connection: close\r\n" in answer
+    content = json.loads(answer.partition(b"\r\n\r\n")[2])
+    assert content["detail"] == content["error"]["message"]
+
+
 async def test_http_10_client_gets_a_closed_connection() -> None:
     async with serving() as edge:
         raw = await edge.exchange(post(body=b"x", version="1.0"))
