@@ -47,6 +47,7 @@ def test_protocol_overrides_and_uses_only_what_exists() -> None:
         "on_response_complete",
         "pause_writing",
         "resume_writing",
+        "send_400_response",
         "shutdown",
     }
     assert overridden == {name for name in vars(EdgeProtocol) if name in vars(base)} - {
