@@ -41,6 +41,8 @@ class Target:
     model: str = "bench"
     provider: int | None = None
     """Port of the provider that has to be registered first."""
+    rpc: int = 0
+    """Port of the gRPC services for inference, if it has any."""
     leaders: list[int] = field(default_factory=list)
     """Its processes, as :mod:`machine` wants them; empty while it does not run."""
     start_seconds: float = 0.0
@@ -85,10 +87,10 @@ def direct(provider: int) -> Target:
 
 def junctor(folder: Path, provider: int) -> Target:
     """All of junctor in one process, as users start it."""
-    port = free_port()
-    command = [str(_BIN / "junctor"), "up", "--port", str(port), "--grpc-port", str(free_port())]
+    port, rpc = free_port(), free_port()
+    command = [str(_BIN / "junctor"), "up", "--port", str(port), "--grpc-port", str(rpc)]
     command += ["--no-demo", "--no-detect", "--data-dir", str(folder / "data")]
-    return Target("junctor, one process", port, JUNCTOR_PATH, [command], _environ(), "default/bench", provider)
+    return Target("junctor, one process", port, JUNCTOR_PATH, [command], _environ(), "default/bench", provider, rpc)
 
 
 def junctor_workers(folder: Path, provider: int, workers: int) -> Target:
@@ -115,9 +117,8 @@ def junctor_apart(folder: Path, provider: int) -> Target:
     commands = [
         [str(_BIN / "junctord"), name, "--data-dir", str(folder / name), _flag(name), str(ports[name])] for name in FIVE
     ]
-    return Target(
-        "junctor, five processes", ports["gateway"], JUNCTOR_PATH, commands, environ, "default/bench", provider
-    )
+    name, rpc = "junctor, five processes", ports["inference-router"]
+    return Target(name, ports["gateway"], JUNCTOR_PATH, commands, environ, "default/bench", provider, rpc)
 
 
 def nginx(folder: Path, provider: int) -> Target | None:
