@@ -12,7 +12,7 @@ from typing import Any
 import grpc
 
 from junctor import status
-from junctor.errors import InternalError, JunctorError
+from junctor.errors import InternalError, JunctorError, MalformedRequest
 from junctor.v1 import inference_router_pb2 as pb
 from services.inference_router.invoke_servicer import InvokeServicer
 from services.runtime import frames
@@ -119,6 +119,8 @@ class _Carrier:
     def _take(self, frame: pb.CallerFrame) -> None:
         number = frame.call
         if frame.HasField("request"):
+            if number in self._calls:
+                raise MalformedRequest(f"Call {number} has begun already")
             served = self._calls[number] = _Served(number, self)
             task = self._tasks[number] = asyncio.create_task(self._serve(served, frame.request))
             task.add_done_callback(lambda _: self._ended(number))
