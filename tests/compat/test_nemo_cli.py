@@ -118,6 +118,8 @@ async def test_model_lists_are_filtered_sorted_and_paged(nemo: Nemo) -> None:
     assert await names("--filter", '{"$not": {"name": "alpha"}}', "--sort", "name") == ["beta", "test-model"]
     assert await names("--filter", '{"name": {"$in": ["alpha", "beta"]}}', "--sort", "name") == ["alpha", "beta"]
     assert await names("--filter", '{"created_at": {"gte": "2100-01-01"}}') == []
+    assert await names("--filter.prompt") == await names("--filter.finetuning-type") == []
+    assert await names("--filter.base-model", "false", "--sort", "name") == ["alpha", "beta", "test-model"]
     assert await names("--page-size", "2", "--page", "2", "--sort", "name") == ["test-model"]
     every = await nemo("models", "list", "--page-size", "1", "--all-pages", "--sort", "name")
     assert [model["name"] for model in every["data"]] == ["alpha", "beta", "test-model"]
@@ -239,6 +241,8 @@ async def test_virtual_models(nemo: Nemo, place: Place) -> None:
     assert created == created | {"autoprovisioned": False, "default_model_entity": place.model}
     listed = (await nemo(*group, "list", "--sort", "name"))["data"]
     assert [(vm["name"], vm["autoprovisioned"]) for vm in listed] == [("alias", False), ("test-model", True)]
+    mine = (await nemo(*group, "list", "--exclude-autoprovisioned"))["data"]
+    assert [vm["name"] for vm in mine] == ["alias"]
     found = await nemo(*group, "list", "--filter.default-model-entity", place.model, "--sort", "-name")
     assert [vm["name"] for vm in found["data"]] == ["test-model", "alias"]
     assert await nemo("chat", "alias", "Hello") == "Hello"

@@ -91,6 +91,20 @@ async def test_virtual_models(sdk: Worker, place: Place) -> None:
     assert seen["deleted"] is None
 
 
+async def test_filters_with_types_and_flags(sdk: Worker, place: Place) -> None:
+    assert await sdk.call("typed_filters", base_url=place.edge.url, workspace=place.workspace) == {
+        "prompt": ["both", "tuned"],
+        "no prompt": ["plain"],
+        "base model": ["both"],
+        "name of the base model": ["both"],
+        "tuned": ["tuned"],
+        "tuned so": ["tuned"],
+        "adapters": ["both", "plain", "tuned"],
+        "exclude_autoprovisioned": ["typed-alias"],
+        "cleared": None,
+    }
+
+
 async def test_pages_sorts_and_filters(sdk: Worker, place: Place) -> None:
     names = [f"{word}-{place.workspace}" for word in ("alpha", "beta", "gamma")]
     seen = await sdk.call("pages", base_url=place.edge.url, workspace=place.workspace, names=names)

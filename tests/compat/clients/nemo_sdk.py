@@ -70,6 +70,34 @@ def pages(base_url: str, workspace: str, names: list[str]) -> Any:
     }
 
 
+def typed_filters(base_url: str, workspace: str) -> Any:
+    """Ask by the filters whose types only the SDK knows: is there a prompt, a base model, a kind of tuning?"""
+    client = _client(base_url, workspace)
+    client.models.create(name="typed-plain")
+    client.models.create(name="typed-both", prompt={"system_prompt": "Be short."}, base_model="default/base")
+    client.models.create(name="typed-tuned", prompt={"system_prompt": "Be brief."}, finetuning_type="lora")
+
+    def found(**chosen: Any) -> list[str]:
+        listed = client.models.list(sort="name", filter={**chosen, "name": {"$like": "typed-"}})
+        return [model.name.removeprefix("typed-") for model in listed]
+
+    aliases = client.inference.virtual_models
+    aliases.create(name="typed-alias", default_model_entity="default/base")
+    mine = [virtual.name for virtual in aliases.list(exclude_autoprovisioned=True)]
+    cleared: Any = aliases.patch("typed-alias", extra_body={"default_model_entity": None})
+    return {
+        "prompt": found(prompt=True),
+        "no prompt": found(prompt=False),
+        "base model": found(base_model=True),
+        "name of the base model": found(base_model={"name": {"$like": "BASE"}}),
+        "tuned": found(finetuning_type=True),
+        "tuned so": found(finetuning_type="lora"),
+        "adapters": found(adapters=False),
+        "exclude_autoprovisioned": mine,
+        "cleared": cleared.default_model_entity,
+    }
+
+
 def lists(base_url: str, workspace: str, resource: str, names: list[str], further: dict[str, Any]) -> Any:
     """Create objects of one resource, then list them sorted, filtered and by pages of one, as far as the SDK can."""
     methods: Any = _client(base_url, workspace)
