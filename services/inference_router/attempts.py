@@ -85,8 +85,8 @@ class Observer:
     async def admit(self, candidate: Candidate) -> None:
         """Wait for a slot at a provider that has a limit. Raises Overloaded, NotReady."""
 
-    def began(self, candidate: Candidate) -> None:
-        """An attempt begins."""
+    def began(self, candidate: Candidate, answer: Answer) -> None:
+        """An attempt begins; ``answer`` is where its answer will be."""
 
     def ended(self, candidate: Candidate, answer: Answer, failure: UpstreamFailure | None) -> None:
         """An attempt has ended: with an answer of some status, or with a failure."""
@@ -208,7 +208,7 @@ class Attempts:
     async def _attempt(self, request: UpstreamRequest, candidate: Candidate, answer: Answer) -> _Miss | None:
         """Make one attempt; returns why it gave no answer. Sets ``outcome`` if the sink got its end."""
         failure: UpstreamFailure | None = None
-        self._observer.began(candidate)
+        self._observer.began(candidate, answer)
         self._began = perf_counter()
         try:
             await self._client.exchange(request, answer)

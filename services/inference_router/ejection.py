@@ -67,9 +67,9 @@ def abandoned(health: Health) -> Health:
     return replace(health, probing=False) if health.probing else health
 
 
-def succeeded(health: Health) -> Health:
-    """A call was answered well, or with an error that is the caller's."""
-    return HEALTHY if health.rest_until == 0.0 else Health(rest_until=health.rest_until)
+def succeeded(health: Health, now: float) -> Health:
+    """A call was answered well, or with an error that is the caller's. A rest that was asked for goes on."""
+    return Health(rest_until=health.rest_until) if health.rest_until > now else HEALTHY
 
 
 def failed(health: Health, now: float) -> Health:

@@ -29,6 +29,8 @@ class Ledger:
         """Monotonic seconds; all that is counted here goes by it."""
         self.loads: dict[Key, int] = {}
         self._health: dict[Key, ejection.Health] = {}
+        self._probes: dict[Key, Answer] = {}
+        """What the probe of a candidate is answered with; only of those in ``_health``."""
         self._budgets: dict[str, RetryBudget] = {}
         self._turns: dict[str, int] = {}
 
@@ -36,13 +38,25 @@ class Ledger:
         """Return the candidates that are out now, with when they return."""
         if not self._health:
             return {}
+        self._look_at_probes()
         now = self.clock()
         found = {key: ejection.returns_at(health, now) for key, health in self._health.items()}
         return {key: until for key, until in found.items() if until}
 
     def why_out(self, key: Key) -> str:
         """Name the reason why a candidate is out; empty if it is not."""
+        self._look_at_probes()
         return ejection.why_out(self._health.get(key, ejection.HEALTHY), self.clock())
+
+    def _look_at_probes(self) -> None:
+        """Let a probe hold up nobody once its answer has begun: a stream may go on for half an hour.
+
+        It is a success only when it has ended well; until then one call at a time is the next probe.
+        """
+        begun = [key for key, answer in self._probes.items() if answer.committed]
+        for key in begun:
+            del self._probes[key]
+            self._health[key] = ejection.abandoned(self._health[key])
 
     def turn(self, virtual_model: str) -> int:
         """Count a call of a virtual model; returns how many it had before."""
@@ -67,6 +81,7 @@ class Ledger:
         """Forget what is known of a provider's health."""
         for key in [key for key in self._health if key[0] == provider]:
             del self._health[key]
+            self._probes.pop(key, None)
 
     def provider_changed(self, ref: str, provider: Provider | None) -> None:
         """Take what a provider has become. One that is gone (None) leaves no health to the next of its name."""
@@ -74,11 +89,13 @@ class Ledger:
         if provider is None:
             self.reset(ref)
 
-    def started(self, key: Key) -> None:
+    def started(self, key: Key, answer: Answer) -> None:
         """A call to a candidate begins; the first one after an ejection is its probe."""
-        health = self._health.get(key)
-        if health is not None:
-            self._health[key] = ejection.started(health, self.clock())
+        before = self._health.get(key)
+        if before is not None:
+            self._health[key] = health = ejection.started(before, self.clock())
+            if health.probing and not before.probing:
+                self._probes[key] = answer
 
     def opened(self, key: Key) -> None:
         """Count an open call."""
@@ -98,6 +115,8 @@ class Ledger:
             return  # well before, and after: nearly every call
         health = self._health.get(key, ejection.HEALTHY)
         after = self._judged(health, answer, failure)
+        if not after.probing:
+            self._probes.pop(key, None)
         if after == ejection.HEALTHY:
             self._health.pop(key, None)
         elif after is not health:
@@ -105,12 +124,12 @@ class Ledger:
 
     def _judged(self, health: ejection.Health, answer: Answer, failure: UpstreamFailure | None) -> ejection.Health:
         now = self.clock()
-        if failure is not None:
+        if failure is not None and answer.status < 400:  # of an error the status says what matters
             own = failure.kind in _OWN_REFUSALS
             return ejection.abandoned(health) if own else ejection.failed(health, now)
         if answer.refused is not None:
             return ejection.failed(health, now)
-        if not answer.complete:
+        if not answer.complete and failure is None:
             return ejection.abandoned(health)
         if answer.status in (429, 503):
             wait = retry_after_seconds(answer.headers, time.time())
@@ -118,7 +137,7 @@ class Ledger:
                 health = ejection.rested(health, wait, now)
         if ejection.is_fault(answer.status):
             return ejection.failed(health, now)
-        return ejection.abandoned(health) if answer.status in (408, 429) else ejection.succeeded(health)
+        return ejection.abandoned(health) if answer.status in (408, 429) else ejection.succeeded(health, now)
 
 
 class Counted(Observer):
@@ -135,7 +154,7 @@ class Counted(Observer):
         await self._ledger.slots.take(candidate.provider, self.until)
         self._admitted = self._ledger.clock()
 
-    def began(self, candidate: Candidate) -> None:
+    def began(self, candidate: Candidate, answer: Answer) -> None:
         """Count an open call."""
         self._ledger.opened(candidate.key)
 
@@ -157,10 +176,10 @@ class Observed(Counted):
         self._budget = ledger.budget(virtual_model)
         self._impatient = impatient
 
-    def began(self, candidate: Candidate) -> None:
+    def began(self, candidate: Candidate, answer: Answer) -> None:
         """Count an open call."""
-        super().began(candidate)
-        self._ledger.started(candidate.key)
+        super().began(candidate, answer)
+        self._ledger.started(candidate.key, answer)
 
     def ended(self, candidate: Candidate, answer: Answer, failure: UpstreamFailure | None) -> None:
         """Close it and judge the candidate by it."""

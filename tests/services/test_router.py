@@ -31,6 +31,7 @@ from tests.router_bench import (
 from tests.upstream import (
     CLOSE,
     PATIENCE,
+    RESET,
     SILENCE,
     Close,
     Hang,
@@ -789,6 +790,87 @@ async def test_what_changes_while_one_is_tried_holds_for_the_next(
         assert sink.got is not None
         assert (sink.got.provider, sink.got.attempts) == ("default/p1" if change == "elsewhere" else "default/p2", 2)
         assert (len(other.requests), len(third.requests)) == (0, 1)
+
+
+STATUSES = (400, 401, 402, 403, 404, 408, 409, 410, 413, 415, 422, 425, 429, 500, 501, 502, 503, 504, 529, 599)
+REPEATED = {401, 403, 404, 408, 429, 500, 501, 502, 503, 504, 529, 599}
+
+
+@pytest.mark.parametrize("method", ["GET", "POST", "PUT", "PATCH", "DELETE"])
+@pytest.mark.parametrize(
+    ("retry", "repeats"),
+    [
+        (vpb.RETRY_POLICY_UNSPECIFIED, True),
+        (vpb.RETRY_POLICY_BEFORE_FIRST_BYTE, True),
+        (vpb.RETRY_POLICY_CONNECT_ONLY, False),
+        (vpb.RETRY_POLICY_NEVER, False),
+    ],
+    ids=["default", "before first byte", "connect only", "never"],
+)
+async def test_which_status_is_tried_again(
+    upstream: ScriptedUpstream, other: ScriptedUpstream, method: str, retry: vpb.RetryPolicy.ValueType, *, repeats: bool
+) -> None:
+    for status in STATUSES:
+        upstream.script(Status(status, message="the first"))
+        async with benches() as bench:
+            bench.in_turn(upstream.url, other.url, retry=retry)
+            sink = await bench.ask(by_model(method=method))
+            again = repeats and method in ("GET", "POST") and status in REPEATED
+            assert sink.got is not None
+            expected = (200, "default/p1", 2) if again else (status, "default/p0", 1)
+            assert (sink.got.status, sink.got.provider, sink.got.attempts) == expected
+
+
+@pytest.mark.parametrize("status", [400, 429, 500])
+async def test_an_error_counts_by_its_status_also_if_its_body_breaks(
+    bench: Bench, upstream: ScriptedUpstream, status: int
+) -> None:
+    cut = Raw(head(status, ("retry-after", "60"), ("content-length", "9")), b"{", RESET)
+    upstream.always(cut)
+    bench.in_turn(upstream.url)
+    for _ in range(5):
+        await bench.ask()
+    reasons = {400: "", 429: "resting", 500: "ejected"}
+    assert bench.router.ledger.why_out(("default/p0", "vendor/m")) == reasons[status]
+
+
+async def test_a_probe_holds_up_nobody_once_its_answer_has_begun(
+    bench: Bench, upstream: ScriptedUpstream, other: ScriptedUpstream
+) -> None:
+    bench.in_turn(upstream.url, other.url)
+    ledger, key = bench.router.ledger, ("default/p0", "vendor/m")
+    now = ledger.clock()
+    upstream.script(*[Status(500)] * 5)
+    for _ in range(5):
+        await bench.ask()
+    assert ledger.why_out(key) == "ejected"
+    ledger.clock = lambda: now + 60
+    gate = asyncio.Event()
+    stream = head(200, ("content-type", "text/event-stream"), ("transfer-encoding", "chunked"))
+    upstream.script(Raw(gate, stream, chunk(b"data: 1\n\n"), gate2 := asyncio.Event(), chunk(b"")))
+    sink = Recorder()
+    probe = asyncio.create_task(bench.ask(sink=sink))
+    await upstream.request(6)
+    assert ledger.why_out(key) == "probing"
+    assert (await bench.ask()).got.provider == "default/p1"  # type: ignore[union-attr]
+    gate.set()
+    await sink.began.wait()
+    assert ledger.why_out(key) == ""
+    upstream.script(OK)
+    assert (await bench.ask()).got.provider == "default/p0"  # type: ignore[union-attr]
+    gate2.set()
+    await probe
+    assert ledger._health == ledger._probes == {}
+
+
+async def test_a_rest_that_is_over_is_forgotten(bench: Bench, upstream: ScriptedUpstream) -> None:
+    upstream.script(Status(429, retry_after=30), OK)
+    bench.in_turn(upstream.url)
+    await bench.ask()
+    ledger, now = bench.router.ledger, bench.router.ledger.clock()
+    ledger.clock = lambda: now + 31
+    await bench.ask()
+    assert ledger._health == {}
 
 
 async def test_a_provider_made_again_is_as_healthy_as_any(bench: Bench, upstream: ScriptedUpstream) -> None:

@@ -33,7 +33,7 @@ def test_four_faults_are_not_enough_and_the_fifth_is() -> None:
 
 
 def test_a_success_between_starts_the_count_again() -> None:
-    health = succeeded(after_faults(4))
+    health = succeeded(after_faults(4), 100.0)
     for _ in range(4):
         health = failed(health, 100.0)
     assert returns_at(health, 100.0) == 0.0
@@ -59,7 +59,7 @@ def test_one_probe_at_a_time() -> None:
     probing = started(health, 101.0)
     assert (returns_at(probing, 101.5), why_out(probing, 101.5)) == (101.5, "probing")
     assert returns_at(abandoned(probing), 101.5) == 0.0
-    assert succeeded(probing) == HEALTHY
+    assert succeeded(probing, 0.0) == HEALTHY
 
 
 def test_a_healthy_one_needs_no_probe() -> None:
@@ -75,7 +75,7 @@ def test_rests_as_long_as_asked_up_to_a_minute(asked: float, rest: float) -> Non
 
 
 def test_a_rest_is_no_fault_and_outlives_a_success() -> None:
-    health = succeeded(rested(after_faults(4), 9.0, 100.0))
+    health = succeeded(rested(after_faults(4), 9.0, 100.0), 100.0)
     assert (returns_at(health, 100.0), why_out(health, 100.0)) == (109.0, "resting")
     assert returns_at(failed(health, 120.0), 120.0) == 0.0
 
