@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
@@ -54,6 +55,7 @@ class Client:
         )
         self._transport = Transport(Options(self.settings, timeout, RetryPolicy(max_retries)), http_client)
         self._grpc: GrpcInference | None = None
+        self._opening = threading.Lock()
         self.workspaces = Workspaces(self._transport, kinds.WORKSPACES)
         self.secrets = Secrets(self._transport, kinds.SECRETS)
         self.models = Models(self._transport)
@@ -63,11 +65,12 @@ class Client:
     @property
     def grpc(self) -> GrpcInference:
         """The typed inference API over gRPC; connects at first use."""
-        if self._grpc is None:
-            from junctor.grpc_inference import GrpcInference
+        with self._opening:
+            if self._grpc is None:
+                from junctor.grpc_inference import GrpcInference
 
-            self._grpc = GrpcInference(self.settings)
-        return self._grpc
+                self._grpc = GrpcInference(self.settings)
+            return self._grpc
 
     def status(self) -> Json:
         """Return the state of every service, as ``GET /status`` has it."""

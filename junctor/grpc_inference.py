@@ -8,11 +8,20 @@ Methods are named like the RPCs of ``junctor.v1.Inference``; requests and answer
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
-from junctor.channel import CALL_TIMEOUT, Metadata, Peer, channel_options, open_channel
+from junctor.channel import (
+    CALL_TIMEOUT,
+    READY_WAIT,
+    REQUEST_ID_KEY,
+    Metadata,
+    Peer,
+    channel_options,
+    open_channel,
+)
 from junctor.config import Settings
 from junctor.errors import JunctorError, PeerUnavailable
 from junctor.status import from_rpc_error
@@ -25,6 +34,7 @@ if TYPE_CHECKING:  # only the stubs' types tell sync and async apart
     from junctor.v1.inference_pb2_grpc import InferenceAsyncStub
     from junctor.v1.inference_router_pb2_grpc import InferenceRouterAsyncStub
 
+RequestT = TypeVar("RequestT")
 ResponseT = TypeVar("ResponseT")
 
 _DETAILS = "grpc-status-details-bin"
@@ -113,7 +123,48 @@ class GrpcInference:
         details = isinstance(error, grpc.Call) and any(key == _DETAILS for key, _ in error.trailing_metadata() or ())
         if isinstance(error, grpc.Call) and error.code() is grpc.StatusCode.UNAVAILABLE and not details:
             return PeerUnavailable(f"cannot connect to {self._target} by gRPC", retry_after=1.0)
-        return from_rpc_error(error)
+        return _identified(from_rpc_error(error), error)
+
+
+class _ClientPeer(Peer):
+    """A peer whose errors tell the request id."""
+
+    async def call(
+        self,
+        method: grpc.aio.UnaryUnaryMultiCallable[RequestT, ResponseT],
+        request: RequestT,
+        *,
+        timeout: float | None = CALL_TIMEOUT,  # noqa: ASYNC109 - sent to the server as the deadline
+        wait: float = READY_WAIT,
+    ) -> ResponseT:
+        try:
+            return await super().call(method, request, timeout=timeout, wait=wait)
+        except JunctorError as error:
+            raise _identified(error, error.__cause__) from error.__cause__
+
+    async def stream(
+        self,
+        method: grpc.aio.UnaryStreamMultiCallable[RequestT, ResponseT],
+        request: RequestT,
+        *,
+        timeout: float | None = None,  # noqa: ASYNC109 - sent to the server as the deadline
+        wait: float = READY_WAIT,
+    ) -> AsyncIterator[ResponseT]:
+        try:
+            async with aclosing(super().stream(method, request, timeout=timeout, wait=wait)) as messages:  # type: ignore[type-var]
+                async for message in messages:
+                    yield message
+        except JunctorError as error:
+            raise _identified(error, error.__cause__) from error.__cause__
+
+
+def _identified(error: JunctorError, cause: BaseException | None) -> JunctorError:
+    """Add the request id that the server told in its trailers."""
+    trailers = cause.trailing_metadata() if isinstance(cause, grpc.Call | grpc.aio.AioRpcError) else None
+    for key, value in trailers or ():
+        if key == REQUEST_ID_KEY and isinstance(value, str):
+            error.metadata.setdefault("request_id", value)
+    return error
 
 
 class AsyncGrpcInference:
@@ -121,7 +172,7 @@ class AsyncGrpcInference:
 
     def __init__(self, settings: Settings) -> None:
         channel = open_channel(settings.grpc_target)
-        self._peer = Peer(channel, name=settings.grpc_target, metadata=metadata_of(settings))
+        self._peer = _ClientPeer(channel, name=settings.grpc_target, metadata=metadata_of(settings))
         self.stub: InferenceAsyncStub = InferenceStub(channel)
         """The generated stub, for what the methods here do not offer; it raises ``grpc.aio.AioRpcError``."""
         self._router: InferenceRouterAsyncStub = InferenceRouterStub(channel)

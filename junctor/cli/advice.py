@@ -35,6 +35,8 @@ def line(error: JunctorError, command: str) -> str:
 def _next(error: JunctorError, command: str) -> str:
     if error.reason == "PEER_UNAVAILABLE" and "status" not in error.metadata:
         return _unreachable(error)
+    if error.reason == "RESOURCE_NOT_FOUND" and "provider" in str(error).lower():
+        return "see what there is: junctor inference providers list"
     if error.reason == "RESOURCE_NOT_FOUND" and " " in command:
         group = command.rpartition(" ")[0]
         return f"see what there is: {group} list" if group.rpartition(" ")[2] in _LISTED else ""

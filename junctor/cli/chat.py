@@ -15,8 +15,7 @@ from junctor.cli.conversation import Answer, Conversation, target, texts
 from junctor.cli.failure import Failure
 from junctor.cli.options import AccessToken, BaseUrl, Output, Workspace
 from junctor.cli.output import coloured
-from junctor.cli.session import RETRIES, reported
-from junctor.client import Client
+from junctor.cli.session import opened, reported
 from junctor.sse import Decoder, ServerEvent
 from junctor.streaming import DONE, Stream
 
@@ -70,7 +69,7 @@ def command(  # noqa: PLR0913 - one parameter per flag
     settings = root_flags.settled(context, settings)
     if output is Format.TEXT and root_flags.of(context).output is Output.JSON:
         output = Format.JSON
-    with reported("junctor chat"), Client(**settings, max_retries=RETRIES) as client:
+    with reported("junctor chat"), opened(**settings) as client:
         at, name = target(model, client.settings.workspace, provider)
         optional: dict[str, Any] = {"temperature": temperature, "max_tokens": max_tokens}
         extra = {key: value for key, value in optional.items() if value is not None}

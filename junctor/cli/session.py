@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, get_type_hints
 
+import httpx
 import typer
 
 from junctor import config
@@ -20,8 +21,10 @@ from junctor.cli import advice, output, root_flags
 from junctor.cli.failure import Failure
 from junctor.cli.options import AccessToken, BaseUrl, GrpcTarget, Output, OutputFormat, Workspace
 from junctor.cli.output import Column
+from junctor.cli.progress import Waiting
 from junctor.client import Client
 from junctor.errors import JunctorError
+from junctor.transport import Options
 
 RETRIES = 1
 """One less than in programs: who waits at a terminal wants to know soon that nobody answers."""
@@ -57,7 +60,7 @@ def connected(function: Callable[..., None], *, grpc: bool = False) -> Callable[
         arguments = root_flags.settled(context, arguments)
         wanted = {key: arguments.pop(key, None) for key in ("base_url", "workspace", "access_token", "grpc_target")}
         form = arguments.pop("output", None)
-        with reported(context.command_path), Client(**wanted, max_retries=RETRIES) as client:
+        with reported(context.command_path), opened(**wanted) as client:
             function(Session(client, form), **arguments)
 
     hints = get_type_hints(function, include_extras=True)
@@ -72,6 +75,22 @@ def connected(function: Callable[..., None], *, grpc: bool = False) -> Callable[
 def grpc_connected(function: Callable[..., None]) -> Callable[..., None]:
     """The same for a command that calls by gRPC too: adds ``--grpc-target``."""
     return connected(function, grpc=True)
+
+
+@contextmanager
+def opened(**wanted: Any) -> Iterator[Client]:
+    """Open a client (``base_url=…``) that says on a terminal what it waits for. Raises JunctorError."""
+    options = Options(config.resolve(**wanted))
+    waiting = Waiting(options.where)
+    with (
+        options.new_client(httpx.Client) as http,
+        Client(**wanted, max_retries=RETRIES, http_client=http) as client,
+    ):
+        http.event_hooks = {"request": [lambda _: waiting.start()], "response": [lambda _: waiting.stop()]}
+        try:
+            yield client
+        finally:
+            waiting.stop()
 
 
 @contextmanager

@@ -12,7 +12,8 @@ import typer
 
 from junctor import urls
 from junctor.cli.crud import examples
-from junctor.cli.output import Column
+from junctor.cli.options import Output
+from junctor.cli.output import Column, chosen
 from junctor.cli.session import Session, connected
 from junctor.config import Settings
 from services.up.detect import detect
@@ -35,7 +36,8 @@ def _detect(session: Session) -> None:
     settings = session.client.settings
     session.client.models.wait_for_gateway(timeout=0)  # else "nothing found" would be said of a wrong address
     findings = asyncio.run(look(settings, os.environ))
-    session.show_all([_row(finding) for finding in findings], _COLUMNS)
+    if findings or chosen(session.output) is not Output.TABLE:
+        session.show_all([_row(finding) for finding in findings], _COLUMNS)
     if not findings:
         typer.echo("nothing was found: no model server answers on this machine, no key is set", err=True)
     if any(finding.state is State.FAILED for finding in findings):

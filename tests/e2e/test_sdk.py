@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import aclosing, closing
 from typing import Any
 
@@ -191,6 +192,10 @@ async def test_typed_inference_over_grpc_in_both_clients(cluster: Cluster, clien
     async with aclosing(client.grpc.stream_chat_completion(request)) as events:  # type: ignore[type-var]
         kinds = [event.WhichOneof("event") async for event in events]
     assert (kinds[0], kinds[-1]) == ("start", "verdict")
+    for call in (_chat(client, "default/absent"), _chat_streamed(client, "default/absent")):
+        with pytest.raises(errors.NoRoute) as absent:
+            await call
+        assert (absent.value.reason, bool(absent.value.request_id)) == ("NO_ROUTE", True)
     explained = await client.grpc.explain_route(
         router_pb.ExplainRouteRequest(plain=router_pb.PlainTarget(workspace="default"), body_model=model)
     )
@@ -198,13 +203,30 @@ async def test_typed_inference_over_grpc_in_both_clients(cluster: Cluster, clien
     await asyncio.to_thread(_typed, cluster, request)
 
 
+async def _chat(client: AsyncClient, model: str) -> None:
+    await client.grpc.create_chat_completion(pb.ChatCompletionRequest(model=model))
+
+
+async def _chat_streamed(client: AsyncClient, model: str) -> None:
+    async for _ in client.grpc.stream_chat_completion(pb.ChatCompletionRequest(model=model)):
+        pass
+
+
 def _typed(cluster: Cluster, request: pb.ChatCompletionRequest) -> None:
     with client_of(cluster) as client:
         assert client.grpc.create_chat_completion(request).model == request.model
         with closing(client.grpc.stream_chat_completion(request)) as events:  # type: ignore[type-var]
             assert next(events).WhichOneof("event") == "start"
-        with pytest.raises(errors.NoRoute):
+        with pytest.raises(errors.NoRoute) as absent:
             client.grpc.create_chat_completion(pb.ChatCompletionRequest(model="default/absent"))
+        assert absent.value.request_id
+        with pytest.raises(errors.NoRoute) as absent:
+            list(client.grpc.stream_chat_completion(pb.ChatCompletionRequest(model="default/absent")))
+        assert absent.value.request_id
+        with ThreadPoolExecutor(8) as threads:
+            assert len({id(each) for each in threads.map(lambda _: client.grpc, range(64))}) == 1
+            names = threads.map(lambda _: client.grpc.create_chat_completion(request).model, range(8))
+            assert set(names) == {request.model}
     with Client(grpc_target="127.0.0.1:1") as nowhere, pytest.raises(errors.PeerUnavailable):
         nowhere.grpc.create_chat_completion(request)
 

@@ -89,7 +89,12 @@ def test_cells_are_one_line_without_control_characters(value: Any, text: str) ->
         (errors.ResourceExists("taken"), "junctor models create", "--exist-ok"),
         (errors.ResourceExists("taken"), "junctor secrets create", "junctor secrets update NAME"),
         (errors.ResourceNotFound("gone."), "junctor models get", "gone; see what there is: junctor models list"),
-        (errors.ResourceNotFound("gone"), "junctor chat", "gone"),
+        (
+            errors.ResourceNotFound("Provider x"),
+            "junctor chat",
+            "x; see what there is: junctor inference providers list",
+        ),
+        (errors.ResourceNotFound("gone"), "junctor detect", "gone"),
         (errors.NoRoute("run 'junctor x'"), "junctor chat", "run 'junctor x'"),
         (errors.StreamBroken("two\nlines"), "junctor chat", "two lines"),
     ],

@@ -31,9 +31,10 @@ ABSENT = b'{"detail":"No VirtualModel was found","error":{"message":"Gone","code
 
 @dataclass
 class Upstream:
-    """Says ``Hel`` and waits, until ``go_on``; then each answer comes as a whole."""
+    """Answers once it is told to ``begin``; says ``Hel`` and waits, until ``go_on``: then answers come as a whole."""
 
     url: str = ""
+    begin: threading.Event = field(default_factory=threading.Event)
     go_on: threading.Event = field(default_factory=threading.Event)
     hung_up: threading.Event = field(default_factory=threading.Event)
     asked: list[bytes] = field(default_factory=list)
@@ -51,6 +52,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         self.upstream.asked.append(self.rfile.read(int(self.headers["content-length"])))
+        assert self.upstream.begin.wait(SECONDS)
         self._head(200, "text/event-stream", {"x-junctor-provider": "default/up"})
         self._say("Hel")
         if not self.upstream.go_on.is_set():
@@ -78,6 +80,7 @@ class Handler(BaseHTTPRequestHandler):
 @pytest.fixture
 def upstream() -> Iterator[Upstream]:
     scripted = Upstream()
+    scripted.begin.set()
     handler = type("Scripted", (Handler,), {"upstream": scripted})
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
         scripted.url = f"http://127.0.0.1:{server.server_address[1]}"
@@ -169,3 +172,13 @@ def test_colour_is_for_terminals_that_want_it(upstream: Upstream, variables: dic
     upstream.go_on.set()
     with junctor("chat", "m", "Hi", "--base-url", upstream.url, **variables) as terminal:
         assert ("\x1b[2m" in terminal.until(" out · ")) is dim
+
+
+def test_a_wait_of_more_than_a_second_is_said_and_taken_back(upstream: Upstream) -> None:
+    upstream.begin.clear()
+    upstream.go_on.set()
+    with junctor("chat", "m", "Hi", "--base-url", upstream.url) as terminal:
+        line = f"waiting for {upstream.url} …"
+        assert terminal.until(line) == line
+        upstream.begin.set()
+        assert terminal.until("Hel").startswith("\r" + " " * len(line) + "\rHel")
