@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import os
+import pwd
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -35,6 +37,9 @@ _PATIENCE = 60.0
 _EMPTY = """DO $$ DECLARE name text; BEGIN
 FOR name IN SELECT nspname FROM pg_namespace WHERE nspname !~ '^pg_' AND nspname <> 'information_schema' LOOP
 EXECUTE format('DROP SCHEMA %I CASCADE', name); END LOOP; CREATE SCHEMA public; END $$"""
+_BECOME = """import os, sys
+os.setgroups([]), os.setgid(int(sys.argv[1])), os.setuid(int(sys.argv[2]))
+os.execv(sys.argv[3], sys.argv[3:])"""
 _FOR_TESTS = {
     "listen_addresses": "",
     "fsync": "off",  # the machine does not lose power during a test; the services are killed, the server is not
@@ -135,8 +140,9 @@ def running() -> Iterator[Postgres]:
 
         def launch() -> subprocess.Popen[bytes]:
             with (folder / "log").open("ab") as log:
-                command = [binaries / "postgres", "-D", folder / "data", *options]
-                return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, **account)
+                command = _as_account([str(binaries / "postgres"), "-D", str(folder / "data"), *options], account)
+                own = {"env": account["env"], "cwd": folder}
+                return subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True, **own)
 
         server = Postgres(folder, binaries, launch)
         try:
@@ -254,6 +260,14 @@ def _account(folder: Path) -> dict[str, Any]:
     group = folder.stat().st_gid
     folder.chmod(0o755)
     return {"user": "nobody", "group": group, "extra_groups": [], "cwd": folder}
+
+
+def _as_account(command: list[str], account: dict[str, Any]) -> list[str]:
+    """The command for an account, for a test that runs gRPC: to change it, ``subprocess`` would fork among threads."""
+    if "user" not in account:
+        return command
+    user = str(pwd.getpwnam(account["user"]).pw_uid)
+    return [sys.executable, "-I", "-c", _BECOME, str(account["group"]), user, *command]
 
 
 def _binaries(folder: Path, account: dict[str, Any]) -> Path:

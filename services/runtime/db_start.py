@@ -42,7 +42,7 @@ async def start_when_there(
     for each try.
     """
     said = str(away)
-    _log.warning("waiting for the store: %s", said)
+    _log.warning("waiting for the store: %s", said, extra={"store": database.schema})
     while True:
         await asyncio.sleep(_AGAIN_SECONDS)
         try:
@@ -52,9 +52,9 @@ async def start_when_there(
         except StoreUnusable as error:
             if str(error) != said:
                 said = str(error)
-                _log.error("still waiting for the store: %s", said)
+                _log.error("still waiting for the store: %s", said, extra={"store": database.schema})
         else:
-            _log.warning("the store is there: %s", place_of(database))
+            _log.warning("the store is there: %s", place_of(database), extra={"store": database.schema})
             return
 
 
