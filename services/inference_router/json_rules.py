@@ -34,7 +34,6 @@ _NUMBER_BYTES = b"0123456789+-.eE"
 _NUMBER_RUN = re.compile(rb"[0-9+\-.eE]*+")
 _IS_NUMBER = bytes(1 if byte in _NUMBER_BYTES else 0 for byte in range(256))
 _SUSPICIOUS = b"\x01" * (MAX_NUMBER // _STRIDE)
-_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _STEP = bytes.maketrans(b"[{]}", b"\x01\x01\xff\xff")
 _NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 _ARRAY = msgspec.json.Decoder(list[msgspec.Raw])
@@ -134,9 +133,12 @@ def _deeper(part: bytes, room: int) -> bool:
 
 
 def _unquoted(part: bytes) -> bytes:
+    """Empty every string. Several short calls: in a thread, one long one would hold the interpreter for all."""
     if part.count(b'"') > MAX_SCANNED_QUOTES:
         raise refuse(f"JSON has more than {MAX_SCANNED_QUOTES // 2} strings beside many other values")
-    return _STRING.sub(b'""', part)
+    if b"\\" in part:
+        part = part.replace(rb"\\", b"").replace(rb"\"", b"")
+    return b'""'.join(part.split(b'"')[::2])
 
 
 def _long_run(body: bytes) -> bool:
