@@ -6,6 +6,7 @@ without the server packages.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points, version
@@ -97,6 +98,11 @@ class RootGroup(TyperGroup):
             return super().invoke(ctx)
         except Failure as failure:
             typer.echo(f"junctor: {failure}", err=True)
+            raise typer.Exit(1) from None
+        except OSError as error:
+            if error.errno != errno.ENOSPC:
+                raise
+            typer.echo(f"junctor: {error.strerror}: the output is not complete", err=True)
             raise typer.Exit(1) from None
 
 

@@ -130,6 +130,8 @@ def _next(first: str | None) -> str | None:
     try:
         question = input("› " if sys.stdin.isatty() else "").strip()
     except EOFError:
+        if sys.stdin.isatty():
+            typer.echo(err=True)  # the shell's prompt goes on a line of its own
         return None
     except KeyboardInterrupt:
         typer.echo(f"\n{LEAVE}", err=True)

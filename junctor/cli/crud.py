@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
@@ -69,6 +70,8 @@ class Resource:
     in_workspace: bool = True
     required: Sequence[str] = ()
     """Fields that create and update must be given."""
+    after: str = ""
+    """What to run after a create, shown at a terminal; ``{name}`` and ``{workspace}`` are filled in."""
 
     def scope(self, session: Session) -> dict[str, str]:
         """Return the workspace as a keyword argument, where there is one."""
@@ -165,6 +168,8 @@ def add_writes(app: typer.Typer, resource: Resource, *, replaces: bool = False) 
         fields.pop("name", None)
         scope = {**resource.scope(session), "exist_ok": exist_ok}
         session.show(resource.collection(session.client).create(str(named), **scope, **fields))
+        if resource.after and sys.stdout.isatty():
+            typer.echo("\n" + resource.after.format(name=named, workspace=session.workspace), err=True)
 
     def update(session: Session, name: str, **flags: Any) -> None:
         fields = _given(resource, flags)

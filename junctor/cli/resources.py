@@ -103,6 +103,7 @@ PROVIDERS = Resource(
     ),
     example="--host-url http://localhost:11434/v1",
     required=("host_url",),
+    after="its models route once it is READY: junctor wait inference provider {name} -w {workspace}",
 )
 
 VIRTUAL_MODELS = Resource(

@@ -93,6 +93,8 @@ async def up(node: Site, stop: asyncio.Event) -> None:
     demo: RunningDemo | None = None
     greeting = Tasks("up")
     try:
+        if sys.stdout.isatty():
+            _say("junctor is starting …")
         await node.start()
         if settings.demo:
             demo = await start_demo()

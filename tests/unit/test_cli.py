@@ -123,6 +123,21 @@ def test_help_fits_eighty_columns() -> None:
         assert max(map(len, junctor(*command, "--help").stdout.splitlines())) <= 80
 
 
+@pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is full")
+def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [*JUNCTOR, "config", "view"],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            env={**os.environ, "JUNCTOR_CONFIG_FILE": str(tmp_path / "none")},
+            check=False,
+        )
+    assert done.returncode == 1
+    assert done.stderr == "junctor: No space left on device: the output is not complete\n"
+
+
 def test_an_unknown_command_is_a_usage_error_with_a_suggestion() -> None:
     done = junctor("chta")
     assert done.returncode == 2

@@ -156,6 +156,7 @@ def test_ctrl_c_stops_the_answer_and_the_provider_but_not_the_conversation(upstr
         terminal.type("\x03")
         assert "/exit leaves" in terminal.until("› ")
         terminal.type("\x04")
+        assert terminal.until("\n") == "\r\n"
         assert terminal.process.wait(SECONDS) == 0
 
 
