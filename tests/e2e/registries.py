@@ -32,6 +32,7 @@ from services.runtime.db import open_database
 from tests.e2e.processes import PATIENCE, Deployment, Process, deployment
 
 REGISTRIES = ("access-control", "model-registry", "provider-registry")
+LOG = sa.select(CHANGES).order_by(CHANGES.c.revision)
 T = TypeVar("T")
 
 
@@ -54,16 +55,20 @@ class Registries:
 
     async def rows(self, service: str, statement: sa.Executable) -> list[Any]:
         """What a query of a service's store returns, asked from outside."""
+        return (await self.state(service, statement))[0]
+
+    async def state(self, service: str, *statements: sa.Executable) -> list[list[Any]]:
+        """What several queries return of one state of a service's store, which may be changing."""
         database = open_database(self.store(service), schema=service.replace("-", "_"))
         try:
             async with database.read() as tx:
-                return list((await tx.execute(statement)).all())
+                return [list((await tx.execute(statement)).all()) for statement in statements]
         finally:
             await database.close()
 
     async def log(self, service: str) -> list[Any]:
         """The change log of a service's store, oldest first."""
-        return await self.rows(service, sa.select(CHANGES).order_by(CHANGES.c.revision))
+        return await self.rows(service, LOG)
 
     async def restart(self, service: str) -> None:
         """End a process as a power cut does, and start it again."""

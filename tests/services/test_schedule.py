@@ -93,6 +93,17 @@ async def test_what_a_dead_process_held_can_be_released(store):
     assert names_of(await store.schedule.claim("one", limit=1, lease=LONG)) == ["a1"]
 
 
+async def test_what_the_store_cut_short_is_given_back_unless_something_has_happened_to_it(store):
+    _, changed = await add(store, "a1", "b1")
+    cut = await store.schedule.claim("one", limit=2, lease=LONG)
+    async with store.transaction() as tx:
+        await store.schedule.demand(tx, changed)
+    (taken,) = await store.schedule.claim("two", limit=2, lease=LONG)
+    await store.schedule.give_back(cut)
+    assert names_of(await store.schedule.claim("three", limit=2, lease=LONG)) == ["a1"]
+    assert await finish(store, taken)
+
+
 async def test_tickets_grow_although_the_clock_went_back(store):
     await add(store, "a1")
     ahead = now_microseconds() + 10 * LONG
