@@ -8,10 +8,9 @@ place is free at once. What an operator changes holds for those who wait as well
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import math
 import sys
-from collections import deque
+from collections import OrderedDict
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 
@@ -32,12 +31,13 @@ class _Line:
     open: int = 0
     held: float = 0.0
     """Seconds that a call has its slot, as an exponential average."""
-    waiting: deque[asyncio.Future[None]] = field(default_factory=deque)
+    waiting: OrderedDict[asyncio.Future[None], None] = field(default_factory=OrderedDict)
+    """In the order of arrival; whoever leaves is found at once, however many wait."""
 
     def grant(self) -> None:
         """Give free slots to those who wait, the first first."""
         while self.open < self.limit and self.waiting:
-            waiter = self.waiting.popleft()
+            waiter, _ = self.waiting.popitem(last=False)
             if not waiter.done():
                 self.open += 1
                 waiter.set_result(None)
@@ -45,7 +45,7 @@ class _Line:
     def send_away(self, provider: str) -> None:
         """Let nobody wait for a provider that takes no calls any more."""
         while self.waiting:
-            waiter = self.waiting.popleft()
+            waiter, _ = self.waiting.popitem(last=False)
             if not waiter.done():
                 waiter.set_exception(NotReady(f"Model provider {provider} takes no calls any more"))
 
@@ -117,13 +117,12 @@ class Slots:
 
     async def _wait(self, provider: str, line: _Line) -> None:
         waiter: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-        line.waiting.append(waiter)
+        line.waiting[waiter] = None
         try:
             await waiter
         except asyncio.CancelledError:
             if waiter.cancelled():
-                with contextlib.suppress(ValueError):  # a slot that came free has passed it over already
-                    line.waiting.remove(waiter)
+                line.waiting.pop(waiter, None)  # a slot that came free may have passed it over already
             elif waiter.exception() is None:  # its slot came in the moment in which its caller left
                 line.open -= 1
                 self._settle(provider, line)

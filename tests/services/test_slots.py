@@ -10,9 +10,11 @@ from typing import Any
 import pytest
 
 from junctor.errors import MalformedRequest, NotReady, Overloaded, UpstreamTimeout
+from junctor.v1 import inference_pb2 as typed
 from junctor.v1 import inference_router_pb2 as rpb
 from junctor.v1 import provider_registry_pb2 as pb
 from junctor.v1 import virtual_models_pb2 as vpb
+from junctor.v1.inference_pb2_grpc import InferenceStub
 from junctor.v1.receipt_pb2 import Receipt
 from services.inference_router.attempts import ATTEMPTS, SENT
 from services.inference_router.explaining import explain
@@ -121,6 +123,21 @@ async def test_a_caller_that_leaves_in_the_moment_of_its_turn_passes_it_on() -> 
     line.slots.release("default/p0", 1.0)
     gone.cancel()
     await asyncio.wait([gone, stays])
+    assert line.turns == ["a", "c"]
+    await line.done()
+    assert not line.slots.full
+
+
+async def test_thousands_that_leave_the_queue_leave_nothing_behind() -> None:
+    line = Line(queue_limit=10_000)
+    await line.call("a")
+    waiting = [await line.call("b") for _ in range(10_000)]
+    for task in reversed(waiting):
+        task.cancel()
+    await asyncio.wait(waiting)
+    assert (line.slots.waiting("default/p0"), line.turns) == (0, ["a"])
+    await line.done()
+    await line.call("c")
     assert line.turns == ["a", "c"]
     await line.done()
     assert not line.slots.full
@@ -314,3 +331,27 @@ async def test_the_length_of_the_queue_is_a_setting(tmp_path: Path, upstream: Sc
         assert refused.headers["x-junctor-error-source"] == "gateway"
         assert refused.json()["error"]["code"] == "overloaded"
         first.cancel()
+
+
+async def test_a_caller_of_any_kind_leaves_the_queue_over_the_hop(tmp_path: Path, upstream: ScriptedUpstream) -> None:
+    request = typed.ChatCompletionRequest(model="default/test-model")
+    request.messages.add(role="user").content.add(text="Hi")
+    async with running(tmp_path, hop="grpc") as cluster:
+        await cluster.add_provider("up", upstream.url, max_concurrency=1)
+        router = cluster.node._router
+        assert router is not None
+        slots = router._router.ledger.slots
+        upstream.script(Hang(), path=CHAT)
+        first = asyncio.create_task(cluster.http.post(CHAT, json=ASKED))
+        await upstream.wait_for(lambda: upstream.requests[-1].target == CHAT)
+        asked, stub = len(upstream.requests), InferenceStub(cluster.channel)
+        leaving: list[Any] = [asyncio.create_task(cluster.http.post(CHAT, json=ASKED))]
+        leaving += [stub.CreateChatCompletion(request), stub.StreamChatCompletion(request)]
+        await until(lambda: slots.waiting("default/up") == len(leaving))
+        for call in leaving:
+            call.cancel()
+        await until(lambda: slots.waiting("default/up") == 0)
+        assert len(upstream.requests) == asked
+        first.cancel()
+        await until(lambda: not slots.full)
+        assert (await cluster.http.post(CHAT, json=ASKED)).status_code == 200
