@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Collection
+from contextlib import suppress
 from typing import Any
 
 from junctor import filters
-from junctor.errors import ResourceNotFound, ResourceRef, SecretMissing
+from junctor.errors import ResourceExists, ResourceNotFound, ResourceRef, SecretMissing
 from junctor.v1 import provider_registry_pb2 as pb
 from junctor.v1 import provider_registry_pb2_grpc, watch_pb2
 from services.provider_registry import seed
@@ -20,6 +21,9 @@ from services.runtime.masks import masked
 from services.runtime.paging import ListQuery
 from services.runtime.watch import Watcher
 from services.runtime.workspaces import WorkspaceList
+
+_TURNS = 5
+"""How often a provider may be created and deleted by others under a call that is to change or create it."""
 
 
 class ProviderRegistryServicer(provider_registry_pb2_grpc.ProviderRegistryServicer):
@@ -70,14 +74,9 @@ class ProviderRegistryServicer(provider_registry_pb2_grpc.ProviderRegistryServic
         check_provider(asked, fields, new=request.allow_missing, policy=self._policy)
         if request.validate_only:
             return asked
-        try:
-            await self._check_secrets(asked, fields)
-            return await self._reconfigure(asked, fields)
-        except ResourceNotFound:
-            if not request.allow_missing or asked.resource_version:
-                raise
-        check_provider(asked, PROVIDER_WRITABLE, new=True, policy=self._policy)
-        return await self._create(asked, "")
+        if not request.allow_missing or asked.resource_version:
+            return await self._change(asked, fields)
+        return await self._put(asked, fields)
 
     async def UpdateProviderStatus(self, request: pb.UpdateProviderStatusRequest, context: Any) -> pb.Provider:
         check_status(request)
@@ -99,6 +98,20 @@ class ProviderRegistryServicer(provider_registry_pb2_grpc.ProviderRegistryServic
             yield pb.ProviderEvent(
                 type=item.type, resource=item.resource, revision=item.revision, resume_token=item.resume_token
             )
+
+    async def _change(self, asked: pb.Provider, fields: Collection[str]) -> pb.Provider:
+        await self._check_secrets(asked, fields)
+        return await self._reconfigure(asked, fields)
+
+    async def _put(self, asked: pb.Provider, fields: Collection[str]) -> pb.Provider:
+        """Change the provider, or create it. Others may create and delete it between the two."""
+        for _ in range(_TURNS):
+            with suppress(ResourceNotFound):
+                return await self._change(asked, fields)
+            check_provider(asked, PROVIDER_WRITABLE, new=True, policy=self._policy)
+            with suppress(ResourceExists):
+                return await self._create(asked, "")
+        return await self._change(asked, fields)
 
     async def _create(self, asked: pb.Provider, request_id: str) -> pb.Provider:
         workspace_id = await self._workspaces.require(asked.workspace)

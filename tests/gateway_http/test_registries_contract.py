@@ -3,6 +3,7 @@
 Nothing listens at ``HOST``: a provider's status stays what create gave it until its discovery has failed for long.
 """
 
+import asyncio
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -294,6 +295,15 @@ async def test_a_secret_value_that_is_refused(shared: httpx.AsyncClient, value: 
     response = await shared.post(SECRETS, json={"name": "key", "value": value})
     assert response.status_code == 422
     assert response.json()["detail"][0]["loc"] == ["body", "value"]
+
+
+async def test_of_several_puts_of_one_absent_provider_none_is_refused(http: httpx.AsyncClient) -> None:
+    hosts = [f"{HOST}/{number}" for number in range(8)]
+    path = f"{PROVIDERS}/wanted"
+    answers = await asyncio.gather(*(http.put(path, json={"host_url": host}) for host in hosts))
+    assert [answer.status_code for answer in answers] == [200] * len(hosts)
+    assert [answer.json()["host_url"] for answer in answers] == hosts
+    assert len({answer.json()["id"] for answer in answers}) == 1
 
 
 PRESENCE = {
