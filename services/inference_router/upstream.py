@@ -37,6 +37,8 @@ __all__ = [
 ]
 
 _BODYLESS = frozenset((b"GET", b"HEAD", b"DELETE", b"OPTIONS"))
+_CONTROLS = bytes({*range(32), 127} - set(b"\t\r\n"))
+"""Never part of a field (RFC 9110, 5.5); line breaks are counted."""
 
 
 class UpstreamClient:
@@ -144,8 +146,9 @@ def encode_start(request: UpstreamRequest) -> bytes:
     lines.append(b"")
     head = b"\r\n".join(lines)
     ends = len(lines)
-    if head.count(b"\n") != ends or head.count(b"\r") != ends or b"\0" in head or b" " in target or not target:
-        raise MalformedRequest("The path or a header has a space, a line break or a NUL in it.")
+    broken = head.count(b"\n") != ends or head.count(b"\r") != ends or len(head.translate(None, _CONTROLS)) != len(head)
+    if broken or b" " in target or not target:
+        raise MalformedRequest("The path has a space, or it or a header a line break or a control character in it.")
     return head
 
 

@@ -602,6 +602,8 @@ def test_the_host_field_has_a_port_unless_it_is_the_default(origin: Origin, host
         (b"/", [(b"x", b"a\rb")]),
         (b"/", [(b"x\r\n\r\n", b"a")]),
         (b"/", [(b"x", b"a\0b")]),
+        (b"/", [(b"x", b"a\x01b")]),
+        (b"/", [(b"x", b"a\x7f")]),
     ],
 )
 async def test_a_request_that_breaks_out_of_its_head_is_refused(target: bytes, headers: Headers) -> None:
