@@ -99,7 +99,7 @@ class ReceiptSink:
 
     def head(self, head: Head, source: Source) -> None:
         """Take the head; what is known now has to do where the body has no place for more."""
-        self._stream = head.event_stream and head.status not in _BODYLESS and not _coded(head)
+        self._stream = head.event_stream and head.status not in _BODYLESS
         if self._stream:
             head.length = None  # the comment comes on top
         else:
@@ -143,8 +143,3 @@ def _add_attempts(receipt: receipt_pb2.Receipt, attempts: Iterable[Attempt]) -> 
             failure=attempt.failure,
             milliseconds=attempt.milliseconds,
         )
-
-
-def _coded(head: Head) -> bool:
-    """Tell whether text cannot be added to a body, as its bytes are not the text's."""
-    return any(name == b"content-encoding" and value.strip().lower() != b"identity" for name, value in head.headers)

@@ -178,7 +178,7 @@ async def test_nobody_waits_for_a_provider_out_of_service(state: AdminState | No
     waiting = await line.call("b")
     line.slots.follow("default/p0", state and replace(provider(), admin_state=state))
     with pytest.raises(NotReady, match="takes no calls any more"):
-        await waiting
+        await asyncio.wait_for(waiting, PATIENCE)
     await line.done()
     assert not line.slots.full
 
