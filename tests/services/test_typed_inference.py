@@ -17,6 +17,7 @@ from junctor.v1.inference_pb2_grpc import InferenceStub, add_InferenceServicer_t
 from services.inference_router.typed_servicer import TypedServicer
 from services.runtime.exchange import Attempt, Call, Head, Outcome, Route, Sink, Usage, Verdict
 from tests.plain_grpc import serving, until
+from tests.upstream import PATIENCE
 
 
 @dataclass
@@ -288,7 +289,7 @@ async def test_an_answer_that_is_no_stream_and_no_answer_is_the_providers_fault(
 
 async def test_an_answer_too_large_to_be_held_ends_a_stream_at_once(stub, provider):
     provider.chunks, provider.hang = [b"x" * (1 << 20)] * 65, "body"
-    events, error = await collect(stub.StreamChatCompletion(ask()))
+    events, error = await asyncio.wait_for(collect(stub.StreamChatCompletion(ask())), PATIENCE)
     assert events == []
     assert error.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     await until(lambda: provider.cancelled)
