@@ -7,12 +7,17 @@ from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
 
 from tests import postgres as postgres_server
 from tests.cluster import Cluster, running
 from tests.postgres import ENGINES, Postgres, placed
 from tests.stores import url_of
 from tests.upstream import ScriptedUpstream
+
+# How long an example takes, and how long it takes to draw one, says how busy the machine is.
+settings.register_profile("junctor", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("junctor")
 
 
 @pytest_asyncio.fixture
