@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -24,6 +25,8 @@ from benchmarks.soaking.provider import Provider
 from benchmarks.soaking.steady import bomb, connections, slow_reader, steady
 
 _PARTS = "steady,reader,bomb,hostile,cancels"
+_IDLE = 120.0
+"""Seconds within which connections that are kept for later calls have to be closed."""
 
 
 @contextmanager
@@ -36,17 +39,26 @@ def junctor(name: str, port: int, *, apart: bool = False) -> Iterator[tuple[targ
             yield target, folder
 
 
+def _open(target: targets.Target, provider: int) -> tuple[int, int]:
+    """Files that are open, connections to the provider among them."""
+    return machine.descriptors(target.leaders), connections(target.leaders, provider)
+
+
 def loads(seconds: float, only: list[str]) -> None:
     """Run the parts with a provider that answers."""
     with model_server() as port, junctor("loads", port) as (target, folder):
-        before = machine.descriptors(target.leaders), connections(target.leaders, port)
+        before = _open(target, port)
         print("| part | what came of it |\n|---|---|")
         if "steady" in only:
             print("\n".join(steady(target, folder, port, seconds)))
         if "reader" in only:
             print("\n".join(slow_reader(target, folder, 200_000_000)))
-        after = machine.descriptors(target.leaders), connections(target.leaders, port)
-        print(f"| open files; connections to the provider | {before[0]} → {after[0]}; {before[1]} → {after[1]} |")
+        last = _open(target, port)
+        end = time.monotonic() + _IDLE
+        while (after := _open(target, port)) > before and time.monotonic() < end:
+            time.sleep(1)
+        for index, what in enumerate(("open files", "connections to the provider")):
+            print(f"| {what} | {before[index]}, {last[index]} at the end, then {after[index]} |")
     if "bomb" in only:
         with Provider() as stuck, junctor("bomb", stuck.port) as (target, folder):
             stuck.mode = "bomb"

@@ -8,6 +8,7 @@ import json
 import socket
 import struct
 import time
+from collections.abc import Iterator
 from contextlib import ExitStack
 from typing import Any
 
@@ -26,9 +27,10 @@ _AT_ONCE = 100
 _PROVIDER = "/apis/models/v2/workspaces/default/providers/bench"
 
 
-def cancels(target: Target, provider: Provider, number: int) -> list[str]:
-    """Abandon ``number`` calls in each phase; returns lines of a report."""
-    return [asyncio.run(_phase(target, provider, phase, number)) for phase in PHASES]
+def cancels(target: Target, provider: Provider, number: int) -> Iterator[str]:
+    """Abandon ``number`` calls in each phase; gives a line of a report after each."""
+    for phase in PHASES:
+        yield asyncio.run(_phase(target, provider, phase, number))
 
 
 async def _phase(target: Target, provider: Provider, phase: str, number: int) -> str:
