@@ -112,7 +112,7 @@ class Settings:
     detect: bool
     seed: bool
     seed_key: Secret | None
-    """``NVIDIA_API_KEY``, for the seed's secret; None in ``junctor up``, where that is part of detection."""
+    """``NVIDIA_API_KEY``, for the seed's secret; None in a ``junctor up`` that detects, which brings it by itself."""
     workers: int
     hop: str
     """``direct`` or ``grpc``."""
@@ -317,7 +317,7 @@ def _unknown(environ: Mapping[str, str]) -> tuple[str, ...]:
 
 def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], environ: Mapping[str, str]) -> Settings:
     v = values
-    key = "" if facts.up else environ.get("NVIDIA_API_KEY", "").strip()
+    key = "" if facts.up and v["detect"] else environ.get("NVIDIA_API_KEY", "").strip()
     same = (
         "default_workspace",
         "demo",

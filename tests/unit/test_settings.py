@@ -65,16 +65,19 @@ def test_a_service_alone_has_its_own_port_and_knows_its_peers(services: tuple[st
 
 
 @pytest.mark.parametrize(
-    ("services", "given", "key"),
+    ("services", "flags", "given", "key"),
     [
-        (("provider-registry",), " nvapi-1 ", "nvapi-1"),
-        (("provider-registry",), " ", None),
-        (("up",), "nvapi-1", None),
+        (("provider-registry",), {}, " nvapi-1 ", "nvapi-1"),
+        (("provider-registry",), {}, " ", None),
+        (("up",), {}, "nvapi-1", None),
+        (("up",), {"detect": False}, "nvapi-1", "nvapi-1"),
     ],
-    ids=["set", "blank", "up"],
+    ids=["set", "blank", "up detects it", "up without detection"],
 )
-def test_the_key_of_the_seed_is_the_vendors_variable(services: tuple[str, ...], given: str, key: str | None) -> None:
-    s = Settings.load({}, {**HOME, "NVIDIA_API_KEY": given}, services=services)
+def test_the_key_of_the_seed_is_the_vendors_variable(
+    services: tuple[str, ...], flags: dict[str, bool], given: str, key: str | None
+) -> None:
+    s = Settings.load(flags, {**HOME, "NVIDIA_API_KEY": given}, services=services)
     assert (s.seed_key and s.seed_key.reveal()) == key
     assert "nvapi-1" not in s.render(redact=False) + repr(s)
 
