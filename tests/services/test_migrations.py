@@ -16,6 +16,7 @@ from alembic import command
 from alembic.config import Config
 from alembic.script import ScriptDirectory
 
+from junctor.errors import StoreUnavailable
 from junctor.v1 import model_registry_pb2 as mpb
 from junctor.v1 import virtual_models_pb2 as vpb
 from services.migrate import MIGRATIONS
@@ -242,9 +243,11 @@ async def test_a_newer_schema_is_used_if_it_says_so_and_refused_if_not(engine: s
         for attempt in (database.migrate(MODELS), require(database)):
             with pytest.raises(SchemaUnfit, match=rule):
                 await attempt
+        assert await first_of(database, "alembic_version") == "0003"  # what 0.1.0 looks at, and then refuses
         with pytest.raises(StoreUnusable, match=r"^the database .* is at revision 0009"), opening(database):
             await database.prepare(MODELS)
-        assert await first_of(database, "alembic_version") == "0003"  # what 0.1.0 looks at, and then refuses
+        with pytest.raises(StoreUnavailable):
+            await first_of(database, "alembic_version")  # nothing is read of a schema that is not for this release
 
 
 async def stores_revision(database: Database, revision: str, *, compatible_from: str) -> None:
