@@ -122,7 +122,8 @@ class HttpSink:
         if self._mode == _HELD:
             self._flush(outcome.upstream_seconds)
         if self._mode == _ERROR and self._head is not None:
-            self._answer(answers.provider_error(self._head, self._body, self.call))
+            timing = self._timing(outcome.upstream_seconds)
+            self._answer(answers.provider_error(self._head, self._body, self.call), timing)
         elif self._mode == _NEW:
             self._end_unsent(outcome)
         elif self._mode == _STREAM and outcome.verdict is _COMPLETE and self._left <= 0:
@@ -149,8 +150,8 @@ class HttpSink:
         if self._source is not None:
             self._source.resume_reading()
 
-    def _answer(self, response: errors.Response) -> None:
-        self._write(encode_answer(response, self._own_lines()))
+    def _answer(self, response: errors.Response, timing: bytes = b"") -> None:
+        self._write(encode_answer(response, self._own_lines() + timing))
         self._finish()
 
     def _first(self, head: Head, data: bytes) -> None:
@@ -170,9 +171,9 @@ class HttpSink:
         if head is None:
             return
         lines = [STATUS_LINES[head.status], self._own_lines()]
-        if upstream_seconds is not None:
-            own = perf_counter() - self.started - upstream_seconds
-            lines.append(b"server-timing: junctor;dur=%.2f\r\n" % max(0.0, own * 1000))
+        spent = head.upstream_seconds if upstream_seconds is None else upstream_seconds
+        if spent is not None:
+            lines.append(self._timing(spent))
         lines += (self._passed, self._framing(head))
         self._mode = _STREAM
         body, self._body = self._body, b""
@@ -184,6 +185,11 @@ class HttpSink:
             self._left -= len(body)
             lines.append(body)
         self._write(b"".join(lines))
+
+    def _timing(self, upstream_seconds: float) -> bytes:
+        """Return our own share of the time so far."""
+        own = perf_counter() - self.started - upstream_seconds
+        return b"server-timing: junctor;dur=%.2f\r\n" % max(0.0, own * 1000)
 
     def _framing(self, head: Head) -> bytes:
         if head.status in answers.BODILESS:

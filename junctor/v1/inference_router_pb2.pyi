@@ -261,12 +261,15 @@ class InvokeHead(_message.Message):
     LENGTH_FIELD_NUMBER: _builtins.int
     EVENT_STREAM_FIELD_NUMBER: _builtins.int
     ROUTE_FIELD_NUMBER: _builtins.int
+    UPSTREAM_SECONDS_FIELD_NUMBER: _builtins.int
     status: _builtins.int
     """HTTP status."""
     length: _builtins.int
     """Exact length of the body in bytes, if known."""
     event_stream: _builtins.bool
     """The body is text/event-stream."""
+    upstream_seconds: _builtins.float
+    """Seconds that went to providers until now, all attempts together."""
     @_builtins.property
     def headers(self) -> _containers.RepeatedCompositeFieldContainer[Global___Header]:
         """Header fields fit to pass on: no hop-by-hop, framing or cookie fields."""
@@ -283,14 +286,20 @@ class InvokeHead(_message.Message):
         length: _builtins.int | None = ...,
         event_stream: _builtins.bool = ...,
         route: _route_pb2.RouteTaken | None = ...,
+        upstream_seconds: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_length", b"_length", "length", b"length", "route", b"route"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_length", b"_length", "_upstream_seconds", b"_upstream_seconds", "length", b"length", "route", b"route", "upstream_seconds", b"upstream_seconds"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_length", b"_length", "event_stream", b"event_stream", "headers", b"headers", "length", b"length", "route", b"route", "status", b"status"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_length", b"_length", "_upstream_seconds", b"_upstream_seconds", "event_stream", b"event_stream", "headers", b"headers", "length", b"length", "route", b"route", "status", b"status", "upstream_seconds", b"upstream_seconds"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__length: _TypeAlias = _typing.Literal["length"]  # noqa: Y015
     _WhichOneofArgType__length: _TypeAlias = _typing.Literal["_length", b"_length"]  # noqa: Y015
+    _WhichOneofReturnType__upstream_seconds: _TypeAlias = _typing.Literal["upstream_seconds"]  # noqa: Y015
+    _WhichOneofArgType__upstream_seconds: _TypeAlias = _typing.Literal["_upstream_seconds", b"_upstream_seconds"]  # noqa: Y015
+    @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__length) -> _WhichOneofReturnType__length | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__upstream_seconds) -> _WhichOneofReturnType__upstream_seconds | None: ...
 
 Global___InvokeHead: _TypeAlias = InvokeHead  # noqa: Y015
 

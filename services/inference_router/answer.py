@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import re
 from collections.abc import Callable
+from time import perf_counter
 from typing import Protocol
 
 from junctor.errors import UpstreamInvalid
@@ -44,8 +45,8 @@ class Answer:
 
     __slots__ = (
         "_decoder", "_ending", "_head", "_parts", "_pinger", "_rewriter", "_served", "_shown", "_sink", "_size",
-        "_timer", "_transfer", "_waiter", "attempts", "committed", "complete", "error", "headers", "on_complete",
-        "ping_seconds", "provider", "refused", "status",
+        "_timer", "_transfer", "_waiter", "attempts", "began", "committed", "complete", "error", "headers",
+        "on_complete", "ping_seconds", "provider", "refused", "status",
     )  # fmt: skip
 
     def __init__(self, sink: Sink, *, provider: str, served: str, shown: str, attempts: int) -> None:
@@ -79,6 +80,8 @@ class Answer:
         """What was raised while nobody waited for the socket; :meth:`settled` raises it."""
         self.ping_seconds: float | None = None
         """After how long a silence an event stream gets a comment; None: never."""
+        self.began = 0.0
+        """When the call's time at providers began, as :func:`time.perf_counter` has it, gaps left out."""
         self.on_complete: Callable[[], Outcome] | None = None
         """Makes the outcome that the sink is ended with, in the same callback as the last byte."""
 
@@ -226,6 +229,7 @@ class Answer:
         if streaming and isinstance(self._rewriter, JsonModelRewriter):
             self._head.length = None  # its model was rewritten: the length that was announced is not ours
         self.committed = True
+        self._head.upstream_seconds = perf_counter() - self.began
         self._sink.head(self._head, self._decoder or self._transfer)
 
     def _end(self) -> None:

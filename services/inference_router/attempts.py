@@ -209,7 +209,9 @@ class Attempts:
         """Make one attempt; returns why it gave no answer. Sets ``outcome`` if the sink got its end."""
         failure: UpstreamFailure | None = None
         self._observer.began(candidate, answer)
-        self._began = perf_counter()
+        self._began = answer.began = perf_counter()
+        if self._done:
+            answer.began -= sum(attempt.milliseconds for attempt in self._done) / 1000
         try:
             await self._client.exchange(request, answer)
             await answer.settled()

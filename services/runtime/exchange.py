@@ -101,6 +101,8 @@ class Head:
     """``workspace/name`` of the model entity that answers; empty on a call by provider."""
     upstream_model: str = ""
     """Name of the model as the provider knows it; empty on a call by provider."""
+    upstream_seconds: float | None = None
+    """Seconds that went to providers until now, all attempts together; None: not known."""
 
 
 class Verdict(Enum):

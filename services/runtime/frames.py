@@ -119,6 +119,7 @@ def head_to(head: Head, request_id: str) -> router_pb.InvokeHead:
         length=head.length,
         event_stream=head.event_stream,
         route=route_to(head, request_id),
+        upstream_seconds=head.upstream_seconds,
     )
 
 
@@ -133,6 +134,7 @@ def head_from(message: router_pb.InvokeHead) -> Head:
         attempts=message.route.attempts,
         entity=message.route.entity,
         upstream_model=message.route.upstream_model,
+        upstream_seconds=message.upstream_seconds if message.HasField("upstream_seconds") else None,
     )
 
 

@@ -24,7 +24,8 @@ from junctor.v1.receipt_pb2 import Receipt
 from services.inference_router.receipts import unpack
 from services.inference_router.replaying import replay
 from tests.cluster import Access
-from tests.upstream import Event, Json, OpenAI, ScriptedUpstream, Sse
+from tests.upstream import Behaviour, Event, Json, OpenAI, ScriptedUpstream, Sse, Status
+from tests.upstream_behaviours import Received, Wire
 
 UPSTREAM_IDS = ("test-model", "meta/llama-3.3-70b-instruct", "embed-1")
 NAMES = ("embed-1", "meta-llama-3-3-70b-instruct", "test-model")
@@ -177,11 +178,34 @@ async def every_route_streams(t: Thread) -> None:
         async with t.http.stream("POST", path, json=_chat(model, stream=True)) as answer:
             assert answer.status_code == 200
             assert answer.headers["content-type"] == "text/event-stream"
+            assert answer.headers["server-timing"].startswith("junctor;dur=")
             lines = [line async for line in answer.aiter_lines() if line]
         assert lines[-1] == "data: [DONE]"
         chunks = [json.loads(line.removeprefix("data: ")) for line in lines[:-1]]
         assert "".join(c["choices"][0]["delta"].get("content", "") for c in chunks) == "Hello"
         assert {chunk["model"] for chunk in chunks} == {shown}, path
+
+
+async def own_share_of_the_time_is_told(t: Thread) -> None:
+    """``server-timing`` leaves out what the provider took, of errors as well; so it can be told from the rest."""
+    slow = 0.3  # the caller waited for both, so the sum holds on any machine
+    for behaviour in (Json(200, {"model": "test-model"}), Sse(["one"]), Status(500)):
+        t.upstream.script(Late(slow, behaviour), path="/v1/chat/completions")
+        answer = await t.http.post(f"{t.gateway}/provider/up/-/v1/chat/completions", json=_chat("test-model"))
+        own = float(answer.headers["server-timing"].removeprefix("junctor;dur="))
+        assert 0 <= own < answer.elapsed.total_seconds() * 1000 - slow * 900, answer.headers
+
+
+class Late:
+    """Another behaviour, after some seconds."""
+
+    def __init__(self, seconds: float, behaviour: Behaviour) -> None:
+        self._seconds = seconds
+        self._behaviour = behaviour
+
+    async def play(self, request: Received, wire: Wire) -> None:
+        await asyncio.sleep(self._seconds)
+        await self._behaviour.play(request, wire)
 
 
 async def vendor_id_is_refused_with_the_accepted_one(t: Thread) -> None:
@@ -340,6 +364,7 @@ CORE: tuple[Callable[[Thread], Awaitable[None]], ...] = (
     models_list_is_what_routes,
     every_route_answers,
     every_route_streams,
+    own_share_of_the_time_is_told,
     vendor_id_is_refused_with_the_accepted_one,
     openai_sdk_chats,
     openai_sdk_embeds,
