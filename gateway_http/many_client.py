@@ -12,6 +12,7 @@ import grpc
 
 from gateway_http.invoke_client import DEADLINE_GRACE, GrpcInvoker, error_of
 from gateway_http.many_stream import Stream
+from junctor.errors import PeerUnavailable
 from junctor.v1.inference_router_pb2_grpc import InferenceRouterStub
 from services.runtime.exchange import Call, Outcome, Sink
 
@@ -19,6 +20,8 @@ MOST_BODY = 256 * 1024
 """Bytes of a request that share a stream with others; a larger one would hold them up."""
 LOOK_SECONDS = 5.0
 """How often another router is looked for behind the same name."""
+RENEW_SECONDS = 30.0
+"""Age at which a stream makes way for a new one: a router that limits the age of connections cuts it otherwise."""
 _PLAIN_SECONDS = 60.0
 """For how long a router that does not know ``InvokeMany`` is not asked for it again."""
 
@@ -26,11 +29,20 @@ _PLAIN_SECONDS = 60.0
 class ManyInvoker:
     """Calls routers over a channel, which belongs to the caller. :meth:`close` it in the loop that used it."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, look_seconds: float = LOOK_SECONDS) -> None:
+    def __init__(
+        self,
+        channel: grpc.aio.Channel,
+        *,
+        look_seconds: float = LOOK_SECONDS,
+        renew_seconds: float = RENEW_SECONDS,
+    ) -> None:
         self._single = GrpcInvoker(channel)
         self._stub = InferenceRouterStub(channel)
         self._look_seconds = look_seconds
+        self._renew_seconds = renew_seconds
         self._streams: list[Stream] = []
+        self._leaving: list[Stream] = []
+        """Those that take no more calls and still have some."""
         self._opening: asyncio.Task[Stream | None] | None = None
         self._looking: asyncio.Task[None] | None = None
         self._plain_until = 0.0
@@ -50,14 +62,16 @@ class ManyInvoker:
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
-        for stream in self._streams:
+        for stream in (*self._streams, *self._leaving):
             await stream.close()
         self._streams.clear()
+        self._leaving.clear()
 
     def _pick(self) -> Stream | None:
         streams = self._streams
         if len(streams) == 1 and streams[0].open:
             return streams[0]
+        self._leaving += (stream for stream in streams if not stream.open)
         self._streams = [stream for stream in streams if stream.open]
         return min(self._streams, key=lambda stream: stream.calls, default=None)
 
@@ -86,16 +100,26 @@ class ManyInvoker:
         return stream
 
     async def _look(self) -> None:
-        """Find other routers behind the same name: the channel gives each new stream to the next of them."""
+        """Find other routers behind the same name, and renew old streams: the channel gives each to the next router."""
         while self._pick() is not None:
+            self._leaving = [stream for stream in self._leaving if not stream.ended]
             try:
                 stream = await Stream.begin(self._stub)
-            except grpc.aio.AioRpcError:
+            except (grpc.aio.AioRpcError, PeerUnavailable):
                 pass
             else:
-                if any(known.instance == stream.instance for known in self._streams if known.open):
-                    await stream.close()
-                else:
-                    self._streams.append(stream)
+                if self._took(stream):
                     continue
             await asyncio.sleep(self._look_seconds)
+
+    def _took(self, stream: Stream) -> bool:
+        """Use a new stream in the place of an old one, or beside those of other routers; False: it was not needed."""
+        known = next((each for each in self._streams if each.open and each.instance == stream.instance), None)
+        if known is not None and known.age < self._renew_seconds:
+            stream.retire()
+            self._leaving.append(stream)
+            return False
+        self._streams.append(stream)
+        if known is not None:
+            known.retire()
+        return known is None

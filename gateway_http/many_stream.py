@@ -35,6 +35,7 @@ class Stream:
         """It takes calls."""
         self.out: Outbox[pb.InvokeManyRequest] = Outbox(pb.InvokeManyRequest)
         self._rpc = rpc
+        self._began = asyncio.get_running_loop().time()
         self._calls: dict[int, _Pending] = {}
         self._number = 0
         loop = asyncio.get_running_loop()
@@ -62,6 +63,21 @@ class Stream:
     def calls(self) -> int:
         """How many calls run on it."""
         return len(self._calls)
+
+    @property
+    def age(self) -> float:
+        """Seconds since it was begun."""
+        return asyncio.get_running_loop().time() - self._began
+
+    @property
+    def ended(self) -> bool:
+        """Nothing runs on it any more."""
+        return all(task.done() for task in self._tasks)
+
+    def retire(self) -> None:
+        """Take no more calls, and end with the last one."""
+        self.open = False
+        self._half_close()
 
     async def invoke(self, call: Call, sink: Sink, limit: float | None = None) -> Outcome:
         """Serve one call into ``sink``. Raises JunctorError if it failed before its head.

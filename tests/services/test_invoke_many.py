@@ -137,9 +137,9 @@ async def routers(
 
 
 @asynccontextmanager
-async def edge(target: str) -> AsyncIterator[ManyInvoker]:
+async def edge(target: str, *, renew_seconds: float = 60.0) -> AsyncIterator[ManyInvoker]:
     async with open_channel(target) as channel:
-        invoker = ManyInvoker(channel, look_seconds=0.02)
+        invoker = ManyInvoker(channel, look_seconds=0.02, renew_seconds=renew_seconds)
         try:
             async with asyncio.timeout(BOUND):
                 yield invoker
@@ -244,6 +244,26 @@ async def test_a_caller_that_leaves_while_the_stream_is_made_takes_it_from_nobod
         await asyncio.sleep(0)
         first.cancel()
         assert (await second).verdict is Verdict.COMPLETE
+
+
+async def test_an_old_stream_makes_way_and_ends_with_its_last_call() -> None:
+    counters = CallCounters()
+    router = Scripted()
+    async with routers(Many(router), counters=counters) as (target, _), edge(target, renew_seconds=0.05) as invoker:
+        taker = Taker()
+        long = asyncio.create_task(invoker.invoke(post(b"begin"), taker))
+        await until(lambda: taker.body == b"half")
+        first = invoker._streams[0]
+        while first in invoker._streams:
+            assert (await invoker.invoke(post(), Taker())).verdict is Verdict.COMPLETE
+        assert not first.ended
+        router.gate.set()
+        assert (await long).verdict is Verdict.COMPLETE
+        await until(lambda: first.ended)
+        for _ in range(200):
+            assert (await invoker.invoke(post(), Taker())).verdict is Verdict.COMPLETE
+        await until(lambda: counters.ended["/junctor.v1.InferenceRouter/InvokeMany", "OK"] > 3)
+        await until(lambda: len(invoker._leaving) <= 2)
 
 
 async def test_each_call_is_counted_as_one() -> None:
