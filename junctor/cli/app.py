@@ -7,6 +7,8 @@ without the server packages.
 from __future__ import annotations
 
 import errno
+import os
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib.metadata import entry_points, version
@@ -95,13 +97,17 @@ class RootGroup(TyperGroup):
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command."""
         try:
-            return super().invoke(ctx)
+            try:
+                return super().invoke(ctx)
+            finally:
+                sys.stdout.flush()  # what fails at the interpreter's end can be told no more
         except Failure as failure:
             typer.echo(f"junctor: {failure}", err=True)
             raise typer.Exit(1) from None
         except OSError as error:
             if error.errno != errno.ENOSPC:
                 raise
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # takes what could not be written
             typer.echo(f"junctor: {error.strerror}: the output is not complete", err=True)
             raise typer.Exit(1) from None
 

@@ -50,7 +50,7 @@ async def test_the_next_provider_is_tried_when_a_proxy_fails(fault: str | int, m
         assert sink.got is not None
         assert sink.outcome is not None
         assert (sink.got.provider, sink.got.attempts) == ("default/p1", 2)
-        assert sink.outcome.attempts[0].failure == ("timeout" if fault == "hang" else "connect")
+        assert sink.outcome.attempts[0].failure == ("connect_timeout" if fault == "hang" else "connect")
         assert proxy.heads[0].startswith(b"CONNECT provider.test:443 ")
         await bench.idle()
 

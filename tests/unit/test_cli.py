@@ -124,14 +124,19 @@ def test_help_fits_eighty_columns() -> None:
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="only Linux has a device that is full")
-def test_a_full_disk_is_one_line(tmp_path: Path) -> None:
+@pytest.mark.parametrize("buffered", [True, False])
+def test_a_full_disk_is_one_line(tmp_path: Path, buffered: bool) -> None:
     with open("/dev/full", "w") as full:
         done = subprocess.run(
             [*JUNCTOR, "config", "view"],
             stdout=full,
             stderr=subprocess.PIPE,
             text=True,
-            env={**os.environ, "JUNCTOR_CONFIG_FILE": str(tmp_path / "none")},
+            env={
+                **os.environ,
+                "JUNCTOR_CONFIG_FILE": str(tmp_path / "none"),
+                "PYTHONUNBUFFERED": "" if buffered else "1",
+            },
             check=False,
         )
     assert done.returncode == 1
