@@ -79,7 +79,7 @@ async def _serve(pipe: multiprocessing.connection.Connection) -> None:
 
 
 async def _no_app(scope: object, receive: object, send: object) -> None:
-    raise NotImplementedError
+    raise RuntimeError("only inference requests are sent here")
 
 
 def serve(pipe: multiprocessing.connection.Connection, profile: bool) -> None:

@@ -65,9 +65,3 @@ def engine_url(engine: str, tmp_path: Path) -> Callable[[str], str]:
     SQLite has a file per store; on PostgreSQL every store has the same URL and a schema of its own.
     """
     return lambda store: url_of(tmp_path, store)
-
-
-@pytest.fixture
-def store_url(engine_url: Callable[[str], str]) -> str:
-    """Each engine in turn: the URL of one empty store."""
-    return engine_url("store")

@@ -103,10 +103,6 @@ class Postgres:
         self.execute(f"CREATE DATABASE {name} STRATEGY FILE_COPY")  # the quicker one without fsync
         return name
 
-    def drop_database(self, name: str) -> None:
-        """Remove a database, whoever may still be connected to it."""
-        self.execute(f"DROP DATABASE {name} WITH (FORCE)")
-
     @contextmanager
     def database(self) -> Iterator[str]:
         """An empty database for the block; yields its URL. Whoever is still connected at the end is thrown out."""

@@ -48,11 +48,6 @@ class RealProxy:
         """Its URL, with the credentials that it demands."""
         return f"{'https' if self._tls else 'http'}://{f'{self._user}@' if self._user else ''}{self._host}:{self.port}"
 
-    @property
-    def bare_url(self) -> str:
-        """Its URL without credentials."""
-        return f"{'https' if self._tls else 'http'}://{self._host}:{self.port}"
-
     async def __aenter__(self) -> Self:
         self._server = await asyncio.start_server(self._start, self._host, self.port, ssl=self._tls)
         self.port = self._server.sockets[0].getsockname()[1]

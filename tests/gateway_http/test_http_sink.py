@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+from dataclasses import replace
 
 import pytest
 
@@ -51,6 +52,20 @@ async def test_known_length_answer_is_one_write_with_our_share_of_the_time() -> 
         b"x-vendor: 1\r\nx-vendor: 2\r\ncontent-length: 2\r\n\r\n"
     )
     assert answer.body == b"ok"
+
+
+@pytest.mark.parametrize(
+    ("given", "outcome"),
+    [
+        (replace(head(sse=True), upstream_seconds=100.0), Outcome(Verdict.COMPLETE)),
+        (head(status=500), Outcome(Verdict.COMPLETE, upstream_seconds=100.0)),
+    ],
+    ids=["stream", "provider's error"],
+)
+async def test_the_providers_time_is_no_share_of_ours(given: Head, outcome: Outcome) -> None:
+    async with serving(answering(given, EVENT, outcome=outcome)) as edge:
+        raw = await edge.exchange(post("/v1/completions", b"x", "connection: close"))
+    assert b"\r\nserver-timing: junctor;dur=0.00\r\n" in raw
 
 
 async def test_known_length_answer_does_not_wait_for_its_end() -> None:

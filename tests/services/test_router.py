@@ -881,3 +881,15 @@ async def test_a_provider_made_again_is_as_healthy_as_any(bench: Bench, upstream
     bench.keeper.remove_provider(("default", "p0"))
     bench.in_turn(upstream.url)
     assert not bench.router.ledger.out()
+
+
+async def test_the_head_says_how_long_providers_took_all_attempts_together(upstream: ScriptedUpstream) -> None:
+    upstream.script(Status(503), Json(200, {"model": "vendor/m"}))
+    async with benches() as bench:
+        bench.in_turn(upstream.url, upstream.url)
+        sink = await bench.ask(by_model())
+        assert sink.got is not None
+        assert sink.outcome is not None
+        first, last = (attempt.milliseconds / 1000 for attempt in sink.outcome.attempts)
+        assert sink.got.upstream_seconds is not None
+        assert first < sink.got.upstream_seconds <= first + last

@@ -1,4 +1,4 @@
-"""Every row of ``docs/contract.md`` names tests, and every test that it names exists."""
+"""Every row of the contract's pages in ``docs`` names tests, and every test that it names exists."""
 
 from __future__ import annotations
 
@@ -13,12 +13,14 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+PAGES = {"contract.md": 100, "contract-inference.md": 40}
+"""With the number of rows that each has at least."""
 _ROW = re.compile(r"\| (?!Rule |---)(.*) \| (.*?) \|")
 _NAME = re.compile(r"`(tests/[\w/]+\.py)::(test_\w+)(?:\[([^`]+)\])?`")
 
 
-def rows() -> list[tuple[str, str]]:
-    lines = (ROOT / "docs" / "contract.md").read_text().splitlines()
+def rows(page: str) -> list[tuple[str, str]]:
+    lines = (ROOT / "docs" / page).read_text().splitlines()
     found = [_ROW.fullmatch(line) for line in lines if line.startswith("| ") and not line.startswith("| Rule")]
     assert all(found)
     return [(row[1], row[2]) for row in found if row is not None]
@@ -30,15 +32,17 @@ def functions(path: str) -> frozenset[str]:
     return frozenset(node.name for node in tree.body if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef))
 
 
-def test_every_row_names_tests_and_nothing_else() -> None:
-    assert len(rows()) > 100
-    for rule, shown in rows():
+@pytest.mark.parametrize("page", PAGES)
+def test_every_row_names_tests_and_nothing_else(page: str) -> None:
+    assert len(rows(page)) > PAGES[page]
+    for rule, shown in rows(page):
         assert _NAME.findall(shown), rule
         assert _NAME.sub("", shown).replace("<br>", "").strip() == "", rule
 
 
-def test_every_named_test_exists() -> None:
-    named = {(match[1], match[2]) for _, shown in rows() for match in _NAME.finditer(shown)}
+@pytest.mark.parametrize("page", PAGES)
+def test_every_named_test_exists(page: str) -> None:
+    named = {(match[1], match[2]) for _, shown in rows(page) for match in _NAME.finditer(shown)}
     missing = [f"{path}::{name}" for path, name in named if name not in functions(path)]
     assert missing == []
 
@@ -58,7 +62,8 @@ def collected(files: Iterable[str]) -> list[str]:
 
 
 def test_every_named_case_of_a_table_exists(request: pytest.FixtureRequest) -> None:
-    named = {match[0].strip("`") for _, shown in rows() for match in _NAME.finditer(shown) if match[3]}
+    shown_by = [shown for page in PAGES for _, shown in rows(page)]
+    named = {match[0].strip("`") for shown in shown_by for match in _NAME.finditer(shown) if match[3]}
     here = cases(item.nodeid for item in request.session.items)  # all of them when the whole suite runs
     elsewhere = {name for name in named if name.removesuffix("]") not in here}
     if elsewhere:
