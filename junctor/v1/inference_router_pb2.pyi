@@ -191,6 +191,7 @@ class InvokeRequest(_message.Message):
     BODY_FIELD_NUMBER: _builtins.int
     REQUEST_ID_FIELD_NUMBER: _builtins.int
     OPTIONS_FIELD_NUMBER: _builtins.int
+    CALLER_FIELD_NUMBER: _builtins.int
     method: _builtins.str
     """HTTP method, for instance "POST"."""
     path: _builtins.bytes
@@ -201,6 +202,10 @@ class InvokeRequest(_message.Message):
     """The caller's body, decoded from transfer coding only."""
     request_id: _builtins.str
     """Identifies the call in logs and traces; empty: the router makes one."""
+    caller: _builtins.bytes
+    """Who calls, as an edge says it on behalf of its caller: signed by it and valid for a minute. Empty: the RPC's own
+    caller.
+    """
     @_builtins.property
     def openai(self) -> Global___OpenAiTarget:
         """By the body's model, within one workspace."""
@@ -239,10 +244,11 @@ class InvokeRequest(_message.Message):
         body: _builtins.bytes = ...,
         request_id: _builtins.str = ...,
         options: _route_pb2.RequestOptions | None = ...,
+        caller: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["model", b"model", "openai", b"openai", "options", b"options", "plain", b"plain", "provider", b"provider", "target", b"target"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "headers", b"headers", "method", b"method", "model", b"model", "openai", b"openai", "options", b"options", "path", b"path", "plain", b"plain", "provider", b"provider", "query", b"query", "request_id", b"request_id", "target", b"target"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["body", b"body", "caller", b"caller", "headers", b"headers", "method", b"method", "model", b"model", "openai", b"openai", "options", b"options", "path", b"path", "plain", b"plain", "provider", b"provider", "query", b"query", "request_id", b"request_id", "target", b"target"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType_target: _TypeAlias = _typing.Literal["openai", "model", "provider", "plain"]  # noqa: Y015
     _WhichOneofArgType_target: _TypeAlias = _typing.Literal["target", b"target"]  # noqa: Y015
