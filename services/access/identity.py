@@ -1,0 +1,117 @@
+"""Who calls: an identity as it was proven, and what it may do by one state of the access snapshot."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import Enum
+from fnmatch import translate
+from re import Pattern
+from re import compile as compile_pattern
+
+from services.access.roles import NEEDED, Permission, Role
+
+EVERYBODY = "*"
+"""The member that stands for every authenticated caller."""
+GROUP_PREFIX = "group:"
+
+
+class Kind(Enum):
+    """How the caller proved who it is."""
+
+    ANONYMOUS = "anonymous"
+    """Nobody asks: auth is off."""
+    KEY = "key"
+    USER = "user"
+    SERVICE = "service"
+    """A process of junctor, by service token or certificate."""
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a key may use; None: no limit."""
+
+    requests_per_minute: int | None = None
+    tokens_per_minute: int | None = None
+    concurrency: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Who somebody is, whatever they may do. Fit for logs and audit: no secret in it."""
+
+    kind: Kind
+    name: str = ""
+    """A key's id, a token's subject, a service's name."""
+    email: str = ""
+    groups: frozenset[str] = frozenset()
+    permissions: frozenset[Permission] | None = None
+    """What the scopes of a token leave; None: all that the roles have."""
+    expires: float | None = None
+    """UNIX time; None: never."""
+
+    @property
+    def principal(self) -> str:
+        """As audit, ``created_by`` and usage name it: ``key:key-…``, ``user:jane``; empty for nobody."""
+        return "" if self.kind is Kind.ANONYMOUS else f"{self.kind.value}:{self.name}"
+
+    @property
+    def member_names(self) -> tuple[str, ...]:
+        """What a workspace's members may call it."""
+        if self.kind is not Kind.USER:
+            return (EVERYBODY,)
+        named = (self.name, self.email) if self.email else (self.name,)
+        return (*named, EVERYBODY, *(GROUP_PREFIX + group for group in self.groups))
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Caller:
+    """An identity and what it may do, by one state of the snapshot. Decides by look-ups only."""
+
+    identity: Identity
+    everywhere: Role = Role.NONE
+    """PLATFORM_ADMIN, or NONE."""
+    roles: Mapping[str, Role] = field(default_factory=dict)
+    """Greatest role by workspace."""
+    models: tuple[Pattern[str], ...] = ()
+    """Patterns of models that it may call; none: every one."""
+    limits: Limits = Limits()
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def principal(self) -> str:
+        """See :attr:`Identity.principal`."""
+        return self.identity.principal
+
+    def role_in(self, workspace: str) -> Role:
+        """Return the greatest role that it has in a workspace."""
+        return self.everywhere or self.roles.get(workspace, Role.NONE)
+
+    def may(self, permission: Permission, workspace: str) -> bool:
+        """Tell whether its role in the workspace has the permission, and its scopes leave it."""
+        left = self.identity.permissions
+        return self.role_in(workspace) >= NEEDED[permission] and (left is None or permission in left)
+
+    def may_call(self, workspace: str, model: str) -> bool:
+        """Tell whether it may send inference requests to the virtual model or entity ``workspace/model``."""
+        return self.may(Permission.INFER, workspace) and self.takes_model(workspace, model)
+
+    def takes_model(self, workspace: str, model: str) -> bool:
+        """Tell whether the patterns of its key, if there are any, name a model."""
+        return not self.models or any(pattern.match(f"{workspace}/{model}") for pattern in self.models)
+
+    @property
+    def workspaces(self) -> frozenset[str] | None:
+        """Workspaces in which it has a role; None: every one."""
+        return None if self.everywhere else frozenset(self.roles)
+
+
+def model_pattern(pattern: str) -> Pattern[str]:
+    """Compile ``gpt-*`` (a name in any workspace) or ``team/*`` (with its workspace); case counts."""
+    return compile_pattern(translate(pattern if "/" in pattern else f"*/{pattern}"))
+
+
+NOBODY = Caller(Identity(Kind.ANONYMOUS), everywhere=Role.PLATFORM_ADMIN)
+"""Every caller while auth is off."""
+SERVICE = Caller(Identity(Kind.SERVICE, "junctor"), everywhere=Role.PLATFORM_ADMIN)
+"""A process of junctor that acts for itself."""
