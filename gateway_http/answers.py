@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import zlib
 
-from gateway_http import errors, paths
+from gateway_http import cors, errors, paths
 from junctor.errors import JunctorError, StreamBroken
 from services.runtime.exchange import Call, Head, Headers, Outcome
 
@@ -19,9 +19,10 @@ RECOMPUTED = frozenset(
         *(b"content-length", b"transfer-encoding", b"connection", b"keep-alive", b"set-cookie"),
         *(b"date", b"x-request-id"),
         *(b"x-junctor-provider", b"x-junctor-attempts", b"x-junctor-error-source"),
+        *cors.PROVIDERS,
     )
 )
-"""Fields of a provider that are never passed on: framing, identity, and what we say ourselves."""
+"""Fields of a provider that are never passed on: framing, identity, whose pages may read it, what we say ourselves."""
 
 _OF_THE_BODY = frozenset((b"content-type", b"content-encoding", b"content-language", b"etag", b"x-should-retry"))
 BODILESS = (204, 304)

@@ -35,6 +35,8 @@ class Limits:
     """Longest gap between two reads of a body: else 408."""
     linger_seconds: float = 2.0
     """How long a refused connection is read on, so that the client sees the answer and not a reset."""
+    connections: int = 10_000
+    """Clients at once; each further one is answered 503 and closed, and above one eighth more closed without a word."""
     tick_seconds: float = 1.0
     """Grain of the timer that watches all of the above."""
 
@@ -75,8 +77,11 @@ _VERSIONS = {b"HTTP/1.1": 1, b"HTTP/1.0": 0}
 _METHODS = frozenset((b"GET", b"POST", b"PUT", b"PATCH", b"DELETE", b"HEAD", b"OPTIONS", b"TRACE"))
 _ONCE = frozenset((b"host", b"content-length", b"transfer-encoding"))
 SPECIAL = _ONCE | {
+    b"access-control-request-headers",
+    b"access-control-request-method",
     b"connection",
     b"expect",
+    b"origin",
     b"upgrade",
     b"x-request-id",
     b"x-junctor-timeout-ms",

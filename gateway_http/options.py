@@ -7,6 +7,7 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from gateway_http.cors import Cors
 from gateway_http.limits import Limits
 from junctor.errors import FieldViolation, InvalidField
 from services.runtime.exchange import Call, Invoker
@@ -28,6 +29,8 @@ class EdgeOptions:
     default_workspace: str = "default"
     """Workspace of plain ``/v1``."""
     limits: Limits = field(default_factory=Limits)
+    cors: Cors | None = None
+    """None: no page of another origin may call."""
     request_id: Callable[[], str] = field(default_factory=sequential_ids)
 
 

@@ -17,7 +17,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from gateway_http import errors, paths
+from gateway_http import cors, errors, paths
 from gateway_http.body import ChunkedBody
 from gateway_http.cycle import InferenceCycle, Shared
 from gateway_http.http_sink import encode_answer
@@ -26,8 +26,8 @@ from gateway_http.limits import Refused, RequestHead, Seen, judge_part, read_hea
 from gateway_http.options import EdgeOptions, describe
 from gateway_http.watch import NEVER
 from junctor.channel import REQUEST_ID
-from junctor.errors import InternalError, JunctorError, NotReady
-from services.runtime.exchange import Call
+from junctor.errors import InternalError, JunctorError, NotReady, Overloaded
+from services.runtime.exchange import Call, Headers
 
 _log = logging.getLogger(__name__)
 
@@ -69,12 +69,24 @@ class EdgeProtocol(HttpToolsProtocol):
         """The inference request being received or answered."""
         self._reading_body = False
         self._closing = False
+        self._cors: Headers = []
+        """What to add to the answer for pages of other origins."""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin: the first header block is due."""
         super().connection_made(transport)
         self._set_wait(_HEAD, self.limits.head_seconds)
         self.shared.watch.add(self, self.loop)
+        if len(self.connections) > self.limits.connections:
+            self._turn_away()
+
+    def _turn_away(self) -> None:
+        """There are too many: say so, but keep no more than an eighth of them on for the sake of the answer."""
+        if len(self.connections) > self.limits.connections + self.limits.connections // 8:
+            self.transport.abort()
+            return
+        self._write(errors.to_response(Overloaded("Too many connections; try again")), keep_alive=False)
+        self._linger()
 
     def connection_lost(self, exc: Exception | None) -> None:
         """The client is gone: the task of its request is cancelled at once."""
@@ -171,6 +183,7 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def _judge_part(self) -> None:
         """Refuse an unfinished head as soon as it is over a limit or not HTTP."""
+        self._cors = []
         try:
             judge_part(self._rest, self._searched, self.limits)
         except Refused as refused:
@@ -189,9 +202,15 @@ class EdgeProtocol(HttpToolsProtocol):
             self._judge_part()
             return len(data)
         self._clear_wait()
+        if self._cors:
+            self._cors = []
         block = data[position:found]
         known = self._known.find(block)
         head = read_head(block, self.limits, self._seen) if known is None else known[0]
+        if self.options.cors is not None:
+            self._cors = self.options.cors.fields(head.special)
+            if (preflight := self.options.cors.preflight(head.method, head.special)) is not None:
+                return self._answer_early(preflight, head, data, found + 4)
         try:
             call = self._call_of(block, head) if known is None else known[1]
             if call is not None:
@@ -268,7 +287,10 @@ class EdgeProtocol(HttpToolsProtocol):
         block = data[start:position]
         if b"upgrade" in head.special or not block.startswith(head.method + b" /"):
             block = _plain_head(head)
+        before = self.cycle
         super().data_received(block)
+        if self._cors and self.cycle is not before:
+            self.cycle.default_headers = [*self.cycle.default_headers, *self._cors]
         self._after_body_part()
         return position
 
@@ -319,7 +341,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     def common_fields(self) -> bytes:
         """Return date and server lines, as uvicorn is configured."""
-        return self.shared.encode(self.server_state.default_headers)
+        fields = self.shared.encode(self.server_state.default_headers)
+        return fields + cors.lines(self._cors) if self._cors else fields
 
     def writing_paused(self) -> bool:
         """Tell whether the transport's buffer is full."""

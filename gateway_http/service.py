@@ -11,6 +11,7 @@ from fastapi import APIRouter
 
 from gateway_http import openapi, registries, routes_served
 from gateway_http.app import create_app
+from gateway_http.cors import Cors
 from gateway_http.limits import Limits
 from gateway_http.many_client import ManyInvoker
 from gateway_http.options import EdgeOptions
@@ -37,6 +38,9 @@ class GatewayOptions:
 
     default_workspace: str = "default"
     max_body: int = 64 * 1024 * 1024
+    max_connections: int = Limits().connections
+    cors_origins: frozenset[bytes] = frozenset()
+    """Pages of these origins may call; none: of no other."""
     drain_timeout: float = 60.0
     needs_all: bool = False
     """Ready when every service is (``junctor up``); else when a router is."""
@@ -72,7 +76,8 @@ class GatewayService:
             EdgeOptions(
                 invoker=invoker,
                 default_workspace=options.default_workspace,
-                limits=Limits(body=options.max_body),
+                limits=Limits(body=options.max_body, connections=options.max_connections),
+                cors=Cors(options.cors_origins) if options.cors_origins else None,
             )
         )
 

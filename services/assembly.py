@@ -195,6 +195,7 @@ class Node:
         limits = Limits(
             receive=settings.max_body + _BODY_FRAME if ROUTER in self.names else REGISTRY_RECEIVE_LIMIT,
             streams=settings.grpc_max_streams,
+            connections=settings.grpc_max_connections,
             age=settings.grpc_max_connection_age,
             age_grace=settings.timeouts.total + _STATUS_SECONDS,
         )
@@ -325,6 +326,8 @@ class Node:
             options=GatewayOptions(
                 default_workspace=self.settings.default_workspace,
                 max_body=self.settings.max_body,
+                max_connections=self.settings.max_connections,
+                cors_origins=self.settings.cors_origins,
                 drain_timeout=self.settings.drain_timeout,
                 needs_all=UP in self.settings.services or bool(self._share and self._share.relay_to),
             ),

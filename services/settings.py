@@ -116,6 +116,10 @@ class Settings:
     workers: int
     hop: str
     """``direct`` or ``grpc``."""
+    max_connections: int
+    cors_origins: frozenset[bytes]
+    """Origins whose pages may call the edge from a browser; empty: none."""
+    grpc_max_connections: int
     grpc_max_streams: int
     grpc_max_connection_age: float | None
     """None: no limit."""
@@ -329,7 +333,7 @@ def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], e
         "service_token_file",
         "drain_timeout",
     )
-    limits = ("grpc_max_streams", "grpc_max_connection_age")
+    limits = ("max_connections", "grpc_max_connections", "grpc_max_streams", "grpc_max_connection_age")
     more = ("admin_port", "data_dir", "database_url", "migrate", "upstream_networks", "discovery_interval")
     return Settings(
         services=facts.services,
@@ -342,6 +346,7 @@ def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], e
         log=Log(v["log_level"], v["log_format"]),
         egress=Egress(v["http_proxy"], v["https_proxy"], v["no_proxy"] or NoProxy(), _authorities(v["ca_file"])),
         queue_limit=v["queue_limit"],
+        cors_origins=frozenset(origin.encode() for origin in v["cors_origins"]),
         sse_ping=v["sse_ping"],
         request_headers=_with_essentials(v["request_headers"]),
         values=MappingProxyType(dict(values)),

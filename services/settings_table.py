@@ -247,6 +247,17 @@ def header_names(value: Any) -> tuple[str, ...] | None:
     return tuple(sorted(set(names)))
 
 
+def origins(value: Any) -> tuple[str, ...]:
+    """Origins as browsers write them, divided by commas (a list in TOML); ``none`` for none of them."""
+    given = value.split(",") if isinstance(value, str) else value
+    found = [str(origin).strip().lower() for origin in given] if isinstance(given, list) else [""]
+    if found in ([], ["none"]):
+        return ()
+    if not all(_ORIGIN.fullmatch(origin) for origin in found):
+        raise ValueError("must be origins such as https://app.example, divided by commas; * is not one")
+    return tuple(sorted(set(found)))
+
+
 def auth_mode(value: Any) -> str:
     """Only ``off``: keys and roles are not part of this release."""
     if not isinstance(value, str) or value.strip().lower() != "off":
@@ -278,6 +289,7 @@ def _peer(name: str) -> Setting:
 
 
 _TOKEN = re.compile(r"[A-Za-z0-9!#$%&'*+.^_`|~-]+")
+_ORIGIN = re.compile(r"https?://(?:[a-z0-9._-]+|\[[0-9a-f:.]+\])(?::[1-9][0-9]{0,4})?")
 _ALONE = ", ".join(f"{name} {number}" for name, number in PORTS.items())
 
 SETTINGS: Final[tuple[Setting, ...]] = (
@@ -350,6 +362,26 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         lambda facts: facts.config_home / "service.token",
         "Token between services; made 0600 at first start.",
         shown_default="`$XDG_CONFIG_HOME/junctor/service.token`",
+    ),
+    Setting(
+        "max_connections",
+        whole(1, 1_000_000),
+        10_000,
+        "Clients connected to the edge at once, in each process; over it: 503.",
+    ),
+    Setting(
+        "cors_origins",
+        origins,
+        (),
+        "Origins (`https://app.example`, divided by commas) whose pages may call the edge from a browser, with keys of "
+        "their own. Never `*`, never with a browser's credentials.",
+        shown_default="none",
+    ),
+    Setting(
+        "grpc_max_connections",
+        whole(1, 1_000_000),
+        10_000,
+        "Connections to the gRPC port at once, in each process; further ones are closed.",
     ),
     Setting("grpc_max_streams", whole(1, 1_000_000), 10_000, "Calls at once on one gRPC connection."),
     Setting(

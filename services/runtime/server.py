@@ -46,6 +46,10 @@ class Limits:
     """Of one message. A router: the request body limit and 1 MiB for the rest of the frame."""
     streams: int = 10_000
     """Calls at once on one connection."""
+    connections: int = 10_000
+    """At once; a further one is closed as it comes."""
+    handshake_ms: int = 10_000
+    """Until a connection has said what it is (TLS, then HTTP/2's first frames)."""
     keepalive_ms: int = KEEPALIVE_MS
     """How often the server asks a silent connection whether it lives."""
     ping_interval_ms: int = 9_000
@@ -188,7 +192,10 @@ def _options(limits: Limits, reuse_port: bool, channelz_too: bool) -> list[tuple
         ("grpc.max_receive_message_length", limits.receive),
         ("grpc.max_send_message_length", -1),  # the receiver's limit counts
         ("grpc.max_metadata_size", METADATA_LIMIT),
+        ("grpc.absolute_max_metadata_size", METADATA_LIMIT * 5 // 4),  # between the two: refused ever more often
         ("grpc.max_concurrent_streams", limits.streams),
+        ("grpc.max_allowed_incoming_connections", limits.connections),
+        ("grpc.server_handshake_timeout_ms", limits.handshake_ms),
         ("grpc.keepalive_time_ms", limits.keepalive_ms),
         ("grpc.keepalive_timeout_ms", 10_000),
         ("grpc.http2.max_pings_without_data", 0),  # a stream may be silent for longer than two pings
