@@ -24,6 +24,9 @@ from junctor.errors import InvalidArgument, JunctorError
 
 GivenT = TypeVar("GivenT")
 
+VALIDATE = "/-/validate"
+"""Path below a collection. Not a parameter of its POST: a server that does not know it must not create anything."""
+
 _BATCH = 50
 """Items rendered in one go, some 2 ms."""
 
@@ -75,12 +78,22 @@ class Collection:
 
     async def create(self, call: Call) -> Answer:
         """``POST`` to the collection."""
+        reader, request = await self._to_create(call)
+        return self.written(await self.write(reader, self.create_rpc.method, request), 201)
+
+    async def validate(self, call: Call) -> Answer:
+        """``POST`` to :data:`VALIDATE`: check a create and answer it in full; nothing is written."""
+        reader, request = await self._to_create(call)
+        request.validate_only = True
+        checked = await self.write(reader, self.create_rpc.method, request)
+        return Answer(200, render(self.resource, checked))
+
+    async def _to_create(self, call: Call) -> tuple[Reader, Any]:
         reader = Reader(await call.content())
         message = reader.read(self.resource.message(), self.resource.settable)
         if "workspace" in call.path:
             setattr(message, "workspace", call.path["workspace"])  # noqa: B010 - Message has no such attribute
-        created = await self.write(reader, self.create_rpc.method, self.create_rpc.request(message))
-        return self.written(created, 201)
+        return reader, self.create_rpc.request(message)
 
     async def delete(self, call: Call) -> Answer:
         """``DELETE`` of one: 204; the query parameter ``resource_version`` may insist on the newest."""
@@ -134,17 +147,17 @@ def target(call: Call) -> Target:
     return Target(call.path.get("workspace", ""), call.path["name"], call.parameter("resource_version"))
 
 
-def partial_keys(resource: Resource, content: Mapping[str, Any]) -> list[Key]:
+def partial_keys(resource: Resource, content: Mapping[str, Any], *, clears: bool = False) -> list[Key]:
     """Return the keys that a partial update writes: those given, but null only where null clears.
 
-    The name is in the path; one in the body is ignored.
+    The name is in the path; one in the body is ignored. ``clears``: null clears every key (``?null=clear``).
     """
     return [
         replace(key, required=False)
         for key in resource.settable
         if key.name != "name"
         and key.name in content
-        and (content[key.name] is not None or key.name in resource.clearable)
+        and (clears or content[key.name] is not None or key.name in resource.clearable)
     ]
 
 

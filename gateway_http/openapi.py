@@ -17,6 +17,7 @@ from gateway_http import (
     routes_virtual_models,
     routes_workspaces,
 )
+from gateway_http.collection import VALIDATE
 from gateway_http.queries import MAX_PAGE_SIZE, sort_values
 from gateway_http.resources import (
     MODEL,
@@ -69,6 +70,7 @@ def paths() -> Json:
     found: Json = {}
     for resource, path, update in _PATHS:
         found[path] = {"get": _list(resource), "post": _create(resource)}
+        found[path + VALIDATE] = {"post": _validate(resource)}
         found[path + "/{name}"] = {
             "get": _one(resource, "get", f"Get one {resource.title}"),
             update.lower(): _update(resource),
@@ -223,9 +225,18 @@ def _create(resource: Resource) -> Json:
     return _operation(resource, "create", f"Create a {resource.title}", answers, body=f"{resource.title}Create")
 
 
+def _validate(resource: Resource) -> Json:
+    answers = {"200": _content(_ref(resource.title))}
+    summary = f"Check a {resource.title} without writing it"
+    return _operation(resource, "validate", summary, answers, body=f"{resource.title}Create")
+
+
 def _update(resource: Resource) -> Json:
     answers = {"200": _written(resource)}
-    return _operation(resource, "update", f"Change a {resource.title}", answers, body=f"{resource.title}Update")
+    operation = _operation(resource, "update", f"Change a {resource.title}", answers, body=f"{resource.title}Update")
+    if resource in (MODEL, VIRTUAL_MODEL):
+        operation["parameters"] = [_query("null", {"const": "clear"}, "Null clears a field; without: it is kept")]
+    return operation
 
 
 def _delete(resource: Resource) -> Json:

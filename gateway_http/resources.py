@@ -80,6 +80,7 @@ _NAME = Key("name", settable=True, required=True)
 _GATED_NAME = Key("name", settable=True, required=True, pattern=EDGE_NAME, max_length=255)
 _DESCRIPTION = Key("description", settable=True, max_length=1000)
 _VERSION = Key("resource_version", ours=True)
+_LABELS = Key("labels", settable=True, ours=True)
 
 WORKSPACE = Resource(
     title="Workspace",
@@ -90,6 +91,7 @@ WORKSPACE = Resource(
         _NAME,
         _DESCRIPTION,
         *_shown("created_at", "created_by", "updated_at", "updated_by"),
+        _LABELS,
         _VERSION,
     ),
     page_size=100,
@@ -101,7 +103,7 @@ SECRET = Resource(
     title="Secret",
     message=secrets_pb2.Secret,
     store="provider_registry",
-    keys=(_NAME, Key("workspace"), _DESCRIPTION, *_shown("created_at", "updated_at"), _VERSION),
+    keys=(_NAME, Key("workspace"), _DESCRIPTION, *_shown("created_at", "updated_at"), _LABELS, _VERSION),
     page_size=10,
     echoes_sort=False,
     sparse_lists=True,
@@ -130,6 +132,7 @@ MODEL = Resource(
         Key("custom_fields", settable=True, unset={}, json="object"),
         Key("ownership", settable=True, json="object"),
         Key("model_providers", settable=True, unset=[]),
+        _LABELS,
         _VERSION,
     ),
     page_size=100,
@@ -167,6 +170,7 @@ PROVIDER = Resource(
         ),
         Key("max_concurrency", settable=True, ours=True),
         Key("admin_state", settable=True, unset="ACTIVE", ours=True),
+        _LABELS,
         _VERSION,
     ),
     page_size=100,
@@ -194,6 +198,7 @@ VIRTUAL_MODEL = Resource(
         *_shown("created_at", "created_by", "updated_at", "updated_by"),
         Key("description", settable=True, max_length=1000, ours=True),
         Key("routing", settable=True, ours=True),
+        _LABELS,
         _VERSION,
     ),
     page_size=20,

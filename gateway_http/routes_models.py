@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from google.protobuf.field_mask_pb2 import FieldMask
 from starlette.routing import Route
 
-from gateway_http.collection import Collection, Rpc, partial_keys
+from gateway_http.collection import VALIDATE, Collection, Rpc, partial_keys
 from gateway_http.endpoint import Answer, Call, route
 from gateway_http.resources import MODEL
 from gateway_http.stubs import Service
@@ -44,7 +44,7 @@ def routes(service: Service[ModelRegistryAsyncStub]) -> list[Route]:
     async def update(call: Call) -> Answer:
         content = await call.content()
         reader = Reader(content)
-        keys = partial_keys(MODEL, content)
+        keys = partial_keys(MODEL, content, clears=call.parameter("null") == "clear")
         changed: pb.Model = models.change(call, reader, keys)
         mask = FieldMask(paths=[key.name for key in keys])
         request = pb.UpdateModelRequest(model=changed, update_mask=mask)
@@ -52,5 +52,6 @@ def routes(service: Service[ModelRegistryAsyncStub]) -> list[Route]:
 
     return [
         route(PATH, GET=models.list, POST=models.create),
+        route(PATH + VALIDATE, POST=models.validate),
         route(PATH + "/{name}", GET=models.get, PATCH=update, DELETE=models.delete),
     ]

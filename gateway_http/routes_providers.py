@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf.field_mask_pb2 import FieldMask
 from starlette.routing import Route
 
-from gateway_http.collection import Collection, Rpc
+from gateway_http.collection import VALIDATE, Collection, Rpc
 from gateway_http.endpoint import Answer, Call, route
 from gateway_http.resources import PROVIDER, Key
 from gateway_http.stubs import Service
@@ -70,6 +70,7 @@ def routes(service: Service[ProviderRegistryAsyncStub]) -> list[Route]:
 
     return [
         route(PATH, GET=providers.list, POST=providers.create),
+        route(PATH + VALIDATE, POST=providers.validate),
         route(PATH + "/{name}", GET=providers.get, PUT=replace, DELETE=providers.delete),
         route(PATH + "/{name}/status", PUT=set_status),
         route(PATH + "/{name}/reset", POST=reset),

@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 
 from starlette.routing import Route
 
-from gateway_http.collection import Collection, Rpc
+from gateway_http.collection import VALIDATE, Collection, Rpc
 from gateway_http.endpoint import Answer, Call, route
+from gateway_http.rendering import render
 from gateway_http.resources import SECRET, SECRET_VALUE, Key
 from gateway_http.stubs import Service
 from gateway_http.translate import Reader
@@ -45,13 +46,21 @@ def routes(service: Service[SecretStoreAsyncStub]) -> list[Route]:
     )
 
     async def create(call: Call) -> Answer:
+        reader, request = await to_create(call)
+        return secrets.written(await secrets.write(reader, stub.CreateSecret, request), 201)
+
+    async def validate(call: Call) -> Answer:
+        reader, request = await to_create(call)
+        request.validate_only = True
+        return Answer(200, render(SECRET, await secrets.write(reader, stub.CreateSecret, request)))
+
+    async def to_create(call: Call) -> tuple[Reader, pb.CreateSecretRequest]:
         reader = Reader(await call.content())
         secret = pb.Secret()
         reader.read(secret, SECRET.settable)
         value = reader.text(SECRET_VALUE)
         secret.workspace = call.path["workspace"]
-        request = pb.CreateSecretRequest(secret=secret, value=value or "")
-        return secrets.written(await secrets.write(reader, stub.CreateSecret, request), 201)
+        return reader, pb.CreateSecretRequest(secret=secret, value=value or "")
 
     async def update(call: Call) -> Answer:
         reader = Reader(await call.content())
@@ -60,11 +69,13 @@ def routes(service: Service[SecretStoreAsyncStub]) -> list[Route]:
             description=reader.text(_DESCRIPTION),
             resource_version=reader.text(Key("resource_version")) or "",
         )
+        reader.read(request, [Key("labels")])
         request.workspace, request.name = call.path["workspace"], call.path["name"]
         return secrets.written(await secrets.write(reader, stub.UpdateSecret, request))
 
     return [
         route(PATH, echoes=False, GET=secrets.list, POST=create),
+        route(PATH + VALIDATE, echoes=False, POST=validate),
         route(PATH + "/{name}", echoes=False, GET=secrets.get, PATCH=update, DELETE=secrets.delete),
     ]
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from google.protobuf.field_mask_pb2 import FieldMask
 from starlette.routing import Route
 
-from gateway_http.collection import Collection, Rpc, target
+from gateway_http.collection import VALIDATE, Collection, Rpc, target
 from gateway_http.endpoint import Answer, Call, route
 from gateway_http.resources import WORKSPACE
 from gateway_http.stubs import Service
@@ -36,10 +37,12 @@ def routes(service: Service[WorkspacesAsyncStub]) -> list[Route]:
     )
 
     async def replace(call: Call) -> Answer:
-        keys = [key for key in WORKSPACE.settable if key.name != "name"]
-        reader = Reader(await call.content())
+        content = await call.content()
+        keys = [key for key in WORKSPACE.settable if key.name != "name" and (not key.ours or key.name in content)]
+        reader = Reader(content)
         changed: pb.Workspace = workspaces.change(call, reader, keys)
-        request = pb.UpdateWorkspaceRequest(workspace=changed)
+        mask = FieldMask(paths=[key.name for key in keys])
+        request = pb.UpdateWorkspaceRequest(workspace=changed, update_mask=mask)
         return workspaces.written(await workspaces.write(reader, stub.UpdateWorkspace, request))
 
     async def delete(call: Call) -> Answer:
@@ -49,5 +52,6 @@ def routes(service: Service[WorkspacesAsyncStub]) -> list[Route]:
 
     return [
         route(PATH, GET=workspaces.list, POST=workspaces.create),
+        route(PATH + VALIDATE, POST=workspaces.validate),
         route(PATH + "/{name}", GET=workspaces.get, PUT=replace, DELETE=delete),
     ]

@@ -18,7 +18,7 @@ from gateway_http.resources import NESTED, Key
 from junctor.errors import FieldViolation, InvalidArgument, InvalidField, MalformedRequest
 from services.runtime.validation import NESTING_LIMIT, nested_beyond
 
-WRAPPED = {"junctor.v1.StringList", "junctor.v1.ExtraHeaders", "junctor.v1.ServedModelList"}
+WRAPPED = {"junctor.v1.StringList", "junctor.v1.ExtraHeaders", "junctor.v1.ServedModelList", "junctor.v1.LabelSet"}
 """Messages that only make a list or a map optional: REST shows their ``values``."""
 
 

@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from junctor.v1 import watch_pb2 as junctor_dot_v1_dot_watch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fjunctor/v1/model_registry.proto\x12\njunctor.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16junctor/v1/watch.proto\"\x8d\x01\n\x0b\x41piEndpoint\x12\x10\n\x03url\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08model_id\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x14\n\x07\x61pi_key\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x13\n\x06\x66ormat\x18\x04 \x01(\tH\x03\x88\x01\x01\x42\x06\n\x04_urlB\x0b\n\t_model_idB\n\n\x08_api_keyB\t\n\x07_format\"\xe8\x05\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tworkspace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x07project\x18\x04 \x01(\tH\x00\x88\x01\x01\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x0b\x64\x65scription\x18\x07 \x01(\tH\x01\x88\x01\x01\x12\x11\n\x04spec\x18\x08 \x01(\x0cH\x02\x88\x01\x01\x12\x1c\n\x0f\x66inetuning_type\x18\t \x01(\tH\x03\x88\x01\x01\x12\x14\n\x07\x66ileset\x18\n \x01(\tH\x04\x88\x01\x01\x12\x19\n\x11trust_remote_code\x18\x0b \x01(\x08\x12\x17\n\nbase_model\x18\x0c \x01(\tH\x05\x88\x01\x01\x12-\n\x0c\x61pi_endpoint\x18\r \x01(\x0b\x32\x17.junctor.v1.ApiEndpoint\x12\x31\n\x0e\x62\x61\x63kend_format\x18\x0e \x01(\x0e\x32\x19.junctor.v1.BackendFormat\x12\x15\n\x08\x61\x64\x61pters\x18\x0f \x01(\x0cH\x06\x88\x01\x01\x12\x13\n\x06prompt\x18\x10 \x01(\x0cH\x07\x88\x01\x01\x12\x1a\n\rcustom_fields\x18\x11 \x01(\x0cH\x08\x88\x01\x01\x12\x16\n\townership\x18\x12 \x01(\x0cH\t\x88\x01\x01\x12\x17\n\x0fmodel_providers\x18\x13 \x03(\t\x12\x18\n\x10resource_version\x18\x14 \x01(\t\x12\x12\n\ncreated_by\x18\x15 \x01(\t\x12\x12\n\nupdated_by\x18\x16 \x01(\tB\n\n\x08_projectB\x0e\n\x0c_descriptionB\x07\n\x05_specB\x12\n\x10_finetuning_typeB\n\n\x08_filesetB\r\n\x0b_base_modelB\x0b\n\t_adaptersB\t\n\x07_promptB\x10\n\x0e_custom_fieldsB\x0c\n\n_ownership\"2\n\x0fGetModelRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"}\n\x11ListModelsRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0c\n\x04skip\x18\x04 \x01(\x05\x12\x10\n\x08order_by\x18\x05 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x06 \x01(\t\"d\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.junctor.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"a\n\x12\x43reateModelRequest\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.junctor.v1.Model\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"~\n\x12UpdateModelRequest\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.junctor.v1.Model\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"O\n\x12\x44\x65leteModelRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x10resource_version\x18\x03 \x01(\t\"\'\n\x13\x44\x65leteModelResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"\x83\x01\n\nModelEvent\x12(\n\x04type\x18\x01 \x01(\x0e\x32\x1a.junctor.v1.WatchEventType\x12#\n\x08resource\x18\x02 \x01(\x0b\x32\x11.junctor.v1.Model\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x14\n\x0cresume_token\x18\x04 \x01(\t\"e\n\x0bSyncedModel\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\x13\n\x0bupstream_id\x18\x02 \x01(\t\x12\x31\n\x0e\x62\x61\x63kend_format\x18\x03 \x01(\x0e\x32\x19.junctor.v1.BackendFormat\"\xcc\x01\n\x13SyncProviderRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x13\n\x0bprovider_id\x18\x03 \x01(\t\x12\x19\n\x11provider_revision\x18\x04 \x01(\x03\x12\x10\n\x08host_url\x18\x05 \x01(\t\x12\'\n\x06models\x18\x06 \x03(\x0b\x32\x17.junctor.v1.SyncedModel\x12\x0f\n\x07settled\x18\x07 \x01(\x08\x12\x14\n\x0cworkspace_id\x18\x08 \x01(\t\"9\n\x14SyncProviderResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\x08*v\n\rBackendFormat\x12\x1e\n\x1a\x42\x41\x43KEND_FORMAT_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x42\x41\x43KEND_FORMAT_OPENAI_CHAT\x10\x01\x12%\n!BACKEND_FORMAT_ANTHROPIC_MESSAGES\x10\x02\x32\xaf\x03\n\rModelRegistry\x12:\n\x08GetModel\x12\x1b.junctor.v1.GetModelRequest\x1a\x11.junctor.v1.Model\x12K\n\nListModels\x12\x1d.junctor.v1.ListModelsRequest\x1a\x1e.junctor.v1.ListModelsResponse\x12@\n\x0b\x43reateModel\x12\x1e.junctor.v1.CreateModelRequest\x1a\x11.junctor.v1.Model\x12@\n\x0bUpdateModel\x12\x1e.junctor.v1.UpdateModelRequest\x1a\x11.junctor.v1.Model\x12N\n\x0b\x44\x65leteModel\x12\x1e.junctor.v1.DeleteModelRequest\x1a\x1f.junctor.v1.DeleteModelResponse\x12\x41\n\x0bWatchModels\x12\x18.junctor.v1.WatchRequest\x1a\x16.junctor.v1.ModelEvent0\x01\x32\x61\n\x0cProviderSync\x12Q\n\x0cSyncProvider\x12\x1f.junctor.v1.SyncProviderRequest\x1a .junctor.v1.SyncProviderResponseB4\n\rio.junctor.v1P\x01Z\x14junctor/v1;junctorv1\xaa\x02\nJunctor.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fjunctor/v1/model_registry.proto\x12\njunctor.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16junctor/v1/watch.proto\"\x8d\x01\n\x0b\x41piEndpoint\x12\x10\n\x03url\x18\x01 \x01(\tH\x00\x88\x01\x01\x12\x15\n\x08model_id\x18\x02 \x01(\tH\x01\x88\x01\x01\x12\x14\n\x07\x61pi_key\x18\x03 \x01(\tH\x02\x88\x01\x01\x12\x13\n\x06\x66ormat\x18\x04 \x01(\tH\x03\x88\x01\x01\x42\x06\n\x04_urlB\x0b\n\t_model_idB\n\n\x08_api_keyB\t\n\x07_format\"\xc6\x06\n\x05Model\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tworkspace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x07project\x18\x04 \x01(\tH\x00\x88\x01\x01\x12.\n\ncreated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x0b\x64\x65scription\x18\x07 \x01(\tH\x01\x88\x01\x01\x12\x11\n\x04spec\x18\x08 \x01(\x0cH\x02\x88\x01\x01\x12\x1c\n\x0f\x66inetuning_type\x18\t \x01(\tH\x03\x88\x01\x01\x12\x14\n\x07\x66ileset\x18\n \x01(\tH\x04\x88\x01\x01\x12\x19\n\x11trust_remote_code\x18\x0b \x01(\x08\x12\x17\n\nbase_model\x18\x0c \x01(\tH\x05\x88\x01\x01\x12-\n\x0c\x61pi_endpoint\x18\r \x01(\x0b\x32\x17.junctor.v1.ApiEndpoint\x12\x31\n\x0e\x62\x61\x63kend_format\x18\x0e \x01(\x0e\x32\x19.junctor.v1.BackendFormat\x12\x15\n\x08\x61\x64\x61pters\x18\x0f \x01(\x0cH\x06\x88\x01\x01\x12\x13\n\x06prompt\x18\x10 \x01(\x0cH\x07\x88\x01\x01\x12\x1a\n\rcustom_fields\x18\x11 \x01(\x0cH\x08\x88\x01\x01\x12\x16\n\townership\x18\x12 \x01(\x0cH\t\x88\x01\x01\x12\x17\n\x0fmodel_providers\x18\x13 \x03(\t\x12\x18\n\x10resource_version\x18\x14 \x01(\t\x12\x12\n\ncreated_by\x18\x15 \x01(\t\x12\x12\n\nupdated_by\x18\x16 \x01(\t\x12-\n\x06labels\x18\x17 \x03(\x0b\x32\x1d.junctor.v1.Model.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08_projectB\x0e\n\x0c_descriptionB\x07\n\x05_specB\x12\n\x10_finetuning_typeB\n\n\x08_filesetB\r\n\x0b_base_modelB\x0b\n\t_adaptersB\t\n\x07_promptB\x10\n\x0e_custom_fieldsB\x0c\n\n_ownership\"2\n\x0fGetModelRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"}\n\x11ListModelsRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0c\n\x04skip\x18\x04 \x01(\x05\x12\x10\n\x08order_by\x18\x05 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x06 \x01(\t\"d\n\x12ListModelsResponse\x12!\n\x06models\x18\x01 \x03(\x0b\x32\x11.junctor.v1.Model\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"a\n\x12\x43reateModelRequest\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.junctor.v1.Model\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"~\n\x12UpdateModelRequest\x12 \n\x05model\x18\x01 \x01(\x0b\x32\x11.junctor.v1.Model\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"O\n\x12\x44\x65leteModelRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x10resource_version\x18\x03 \x01(\t\"\'\n\x13\x44\x65leteModelResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"\x83\x01\n\nModelEvent\x12(\n\x04type\x18\x01 \x01(\x0e\x32\x1a.junctor.v1.WatchEventType\x12#\n\x08resource\x18\x02 \x01(\x0b\x32\x11.junctor.v1.Model\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x14\n\x0cresume_token\x18\x04 \x01(\t\"e\n\x0bSyncedModel\x12\x0e\n\x06\x65ntity\x18\x01 \x01(\t\x12\x13\n\x0bupstream_id\x18\x02 \x01(\t\x12\x31\n\x0e\x62\x61\x63kend_format\x18\x03 \x01(\x0e\x32\x19.junctor.v1.BackendFormat\"\xcc\x01\n\x13SyncProviderRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x13\n\x0bprovider_id\x18\x03 \x01(\t\x12\x19\n\x11provider_revision\x18\x04 \x01(\x03\x12\x10\n\x08host_url\x18\x05 \x01(\t\x12\'\n\x06models\x18\x06 \x03(\x0b\x32\x17.junctor.v1.SyncedModel\x12\x0f\n\x07settled\x18\x07 \x01(\x08\x12\x14\n\x0cworkspace_id\x18\x08 \x01(\t\"9\n\x14SyncProviderResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\x12\x0f\n\x07\x61pplied\x18\x02 \x01(\x08*v\n\rBackendFormat\x12\x1e\n\x1a\x42\x41\x43KEND_FORMAT_UNSPECIFIED\x10\x00\x12\x1e\n\x1a\x42\x41\x43KEND_FORMAT_OPENAI_CHAT\x10\x01\x12%\n!BACKEND_FORMAT_ANTHROPIC_MESSAGES\x10\x02\x32\xaf\x03\n\rModelRegistry\x12:\n\x08GetModel\x12\x1b.junctor.v1.GetModelRequest\x1a\x11.junctor.v1.Model\x12K\n\nListModels\x12\x1d.junctor.v1.ListModelsRequest\x1a\x1e.junctor.v1.ListModelsResponse\x12@\n\x0b\x43reateModel\x12\x1e.junctor.v1.CreateModelRequest\x1a\x11.junctor.v1.Model\x12@\n\x0bUpdateModel\x12\x1e.junctor.v1.UpdateModelRequest\x1a\x11.junctor.v1.Model\x12N\n\x0b\x44\x65leteModel\x12\x1e.junctor.v1.DeleteModelRequest\x1a\x1f.junctor.v1.DeleteModelResponse\x12\x41\n\x0bWatchModels\x12\x18.junctor.v1.WatchRequest\x1a\x16.junctor.v1.ModelEvent0\x01\x32\x61\n\x0cProviderSync\x12Q\n\x0cSyncProvider\x12\x1f.junctor.v1.SyncProviderRequest\x1a .junctor.v1.SyncProviderResponseB4\n\rio.junctor.v1P\x01Z\x14junctor/v1;junctorv1\xaa\x02\nJunctor.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,36 +35,40 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'junctor.v1.model_registry_p
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rio.junctor.v1P\001Z\024junctor/v1;junctorv1\252\002\nJunctor.V1'
-  _globals['_BACKENDFORMAT']._serialized_start=2162
-  _globals['_BACKENDFORMAT']._serialized_end=2280
+  _globals['_MODEL_LABELSENTRY']._loaded_options = None
+  _globals['_MODEL_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_BACKENDFORMAT']._serialized_start=2256
+  _globals['_BACKENDFORMAT']._serialized_end=2374
   _globals['_APIENDPOINT']._serialized_start=139
   _globals['_APIENDPOINT']._serialized_end=280
   _globals['_MODEL']._serialized_start=283
-  _globals['_MODEL']._serialized_end=1027
-  _globals['_GETMODELREQUEST']._serialized_start=1029
-  _globals['_GETMODELREQUEST']._serialized_end=1079
-  _globals['_LISTMODELSREQUEST']._serialized_start=1081
-  _globals['_LISTMODELSREQUEST']._serialized_end=1206
-  _globals['_LISTMODELSRESPONSE']._serialized_start=1208
-  _globals['_LISTMODELSRESPONSE']._serialized_end=1308
-  _globals['_CREATEMODELREQUEST']._serialized_start=1310
-  _globals['_CREATEMODELREQUEST']._serialized_end=1407
-  _globals['_UPDATEMODELREQUEST']._serialized_start=1409
-  _globals['_UPDATEMODELREQUEST']._serialized_end=1535
-  _globals['_DELETEMODELREQUEST']._serialized_start=1537
-  _globals['_DELETEMODELREQUEST']._serialized_end=1616
-  _globals['_DELETEMODELRESPONSE']._serialized_start=1618
-  _globals['_DELETEMODELRESPONSE']._serialized_end=1657
-  _globals['_MODELEVENT']._serialized_start=1660
-  _globals['_MODELEVENT']._serialized_end=1791
-  _globals['_SYNCEDMODEL']._serialized_start=1793
-  _globals['_SYNCEDMODEL']._serialized_end=1894
-  _globals['_SYNCPROVIDERREQUEST']._serialized_start=1897
-  _globals['_SYNCPROVIDERREQUEST']._serialized_end=2101
-  _globals['_SYNCPROVIDERRESPONSE']._serialized_start=2103
-  _globals['_SYNCPROVIDERRESPONSE']._serialized_end=2160
-  _globals['_MODELREGISTRY']._serialized_start=2283
-  _globals['_MODELREGISTRY']._serialized_end=2714
-  _globals['_PROVIDERSYNC']._serialized_start=2716
-  _globals['_PROVIDERSYNC']._serialized_end=2813
+  _globals['_MODEL']._serialized_end=1121
+  _globals['_MODEL_LABELSENTRY']._serialized_start=936
+  _globals['_MODEL_LABELSENTRY']._serialized_end=981
+  _globals['_GETMODELREQUEST']._serialized_start=1123
+  _globals['_GETMODELREQUEST']._serialized_end=1173
+  _globals['_LISTMODELSREQUEST']._serialized_start=1175
+  _globals['_LISTMODELSREQUEST']._serialized_end=1300
+  _globals['_LISTMODELSRESPONSE']._serialized_start=1302
+  _globals['_LISTMODELSRESPONSE']._serialized_end=1402
+  _globals['_CREATEMODELREQUEST']._serialized_start=1404
+  _globals['_CREATEMODELREQUEST']._serialized_end=1501
+  _globals['_UPDATEMODELREQUEST']._serialized_start=1503
+  _globals['_UPDATEMODELREQUEST']._serialized_end=1629
+  _globals['_DELETEMODELREQUEST']._serialized_start=1631
+  _globals['_DELETEMODELREQUEST']._serialized_end=1710
+  _globals['_DELETEMODELRESPONSE']._serialized_start=1712
+  _globals['_DELETEMODELRESPONSE']._serialized_end=1751
+  _globals['_MODELEVENT']._serialized_start=1754
+  _globals['_MODELEVENT']._serialized_end=1885
+  _globals['_SYNCEDMODEL']._serialized_start=1887
+  _globals['_SYNCEDMODEL']._serialized_end=1988
+  _globals['_SYNCPROVIDERREQUEST']._serialized_start=1991
+  _globals['_SYNCPROVIDERREQUEST']._serialized_end=2195
+  _globals['_SYNCPROVIDERRESPONSE']._serialized_start=2197
+  _globals['_SYNCPROVIDERRESPONSE']._serialized_end=2254
+  _globals['_MODELREGISTRY']._serialized_start=2377
+  _globals['_MODELREGISTRY']._serialized_end=2808
+  _globals['_PROVIDERSYNC']._serialized_start=2810
+  _globals['_PROVIDERSYNC']._serialized_end=2907
 # @@protoc_insertion_point(module_scope)

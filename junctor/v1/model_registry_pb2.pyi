@@ -101,6 +101,26 @@ class Model(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     WORKSPACE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
@@ -123,6 +143,7 @@ class Model(_message.Message):
     RESOURCE_VERSION_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     UPDATED_BY_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """`model-` and 22 base58 characters; a recreated model gets a new one. Set by the server."""
     workspace: _builtins.str
@@ -175,6 +196,12 @@ class Model(_message.Message):
     def model_providers(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
         """`workspace/provider` of every provider that serves it. A name written by hand makes nothing routable."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The caller's own marks: at most 32, names of 1 to 63 characters (letters, digits, `-`, `_`, `.`, `/`), values of at
+        most 255. `junctor/owner` names the configuration that `junctor apply` keeps the resource by.
+        """
+
     def __init__(
         self,
         *,
@@ -200,10 +227,11 @@ class Model(_message.Message):
         resource_version: _builtins.str = ...,
         created_by: _builtins.str = ...,
         updated_by: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_base_model", b"_base_model", "_custom_fields", b"_custom_fields", "_description", b"_description", "_fileset", b"_fileset", "_finetuning_type", b"_finetuning_type", "_ownership", b"_ownership", "_project", b"_project", "_prompt", b"_prompt", "_spec", b"_spec", "adapters", b"adapters", "api_endpoint", b"api_endpoint", "base_model", b"base_model", "created_at", b"created_at", "custom_fields", b"custom_fields", "description", b"description", "fileset", b"fileset", "finetuning_type", b"finetuning_type", "ownership", b"ownership", "project", b"project", "prompt", b"prompt", "spec", b"spec", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_base_model", b"_base_model", "_custom_fields", b"_custom_fields", "_description", b"_description", "_fileset", b"_fileset", "_finetuning_type", b"_finetuning_type", "_ownership", b"_ownership", "_project", b"_project", "_prompt", b"_prompt", "_spec", b"_spec", "adapters", b"adapters", "api_endpoint", b"api_endpoint", "backend_format", b"backend_format", "base_model", b"base_model", "created_at", b"created_at", "created_by", b"created_by", "custom_fields", b"custom_fields", "description", b"description", "fileset", b"fileset", "finetuning_type", b"finetuning_type", "id", b"id", "model_providers", b"model_providers", "name", b"name", "ownership", b"ownership", "project", b"project", "prompt", b"prompt", "resource_version", b"resource_version", "spec", b"spec", "trust_remote_code", b"trust_remote_code", "updated_at", b"updated_at", "updated_by", b"updated_by", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_adapters", b"_adapters", "_base_model", b"_base_model", "_custom_fields", b"_custom_fields", "_description", b"_description", "_fileset", b"_fileset", "_finetuning_type", b"_finetuning_type", "_ownership", b"_ownership", "_project", b"_project", "_prompt", b"_prompt", "_spec", b"_spec", "adapters", b"adapters", "api_endpoint", b"api_endpoint", "backend_format", b"backend_format", "base_model", b"base_model", "created_at", b"created_at", "created_by", b"created_by", "custom_fields", b"custom_fields", "description", b"description", "fileset", b"fileset", "finetuning_type", b"finetuning_type", "id", b"id", "labels", b"labels", "model_providers", b"model_providers", "name", b"name", "ownership", b"ownership", "project", b"project", "prompt", b"prompt", "resource_version", b"resource_version", "spec", b"spec", "trust_remote_code", b"trust_remote_code", "updated_at", b"updated_at", "updated_by", b"updated_by", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__adapters: _TypeAlias = _typing.Literal["adapters"]  # noqa: Y015
     _WhichOneofArgType__adapters: _TypeAlias = _typing.Literal["_adapters", b"_adapters"]  # noqa: Y015

@@ -347,6 +347,26 @@ class Provider(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     WORKSPACE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
@@ -383,6 +403,7 @@ class Provider(_message.Message):
     GENERATION_FIELD_NUMBER: _builtins.int
     STATUS_CHANGED_AT_FIELD_NUMBER: _builtins.int
     HEALTH_RESETS_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """`model-provider-` and 22 base58 characters; a recreated provider gets a new one. Set by the server."""
     workspace: _builtins.str
@@ -481,6 +502,12 @@ class Provider(_message.Message):
     def status_changed_at(self) -> _timestamp_pb2.Timestamp:
         """When status last changed. Set by the server."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The caller's own marks: at most 32, names of 1 to 63 characters (letters, digits, `-`, `_`, `.`, `/`), values of at
+        most 255. `junctor/owner` names the configuration that `junctor apply` keeps the resource by.
+        """
+
     def __init__(
         self,
         *,
@@ -520,10 +547,11 @@ class Provider(_message.Message):
         generation: _builtins.int = ...,
         status_changed_at: _timestamp_pb2.Timestamp | None = ...,
         health_resets: _builtins.int = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_api_base_path", b"_api_base_path", "_api_key_secret_name", b"_api_key_secret_name", "_auth_header_format", b"_auth_header_format", "_default_extra_body", b"_default_extra_body", "_description", b"_description", "_model_deployment_id", b"_model_deployment_id", "_models_path", b"_models_path", "_project", b"_project", "_proxy", b"_proxy", "_required_extra_body", b"_required_extra_body", "api_base_path", b"api_base_path", "api_key_secret_name", b"api_key_secret_name", "auth_context", b"auth_context", "auth_header_format", b"auth_header_format", "created_at", b"created_at", "default_extra_body", b"default_extra_body", "default_extra_headers", b"default_extra_headers", "description", b"description", "enabled_models", b"enabled_models", "last_attempt", b"last_attempt", "model_deployment_id", b"model_deployment_id", "models_path", b"models_path", "next_attempt", b"next_attempt", "project", b"project", "proxy", b"proxy", "required_extra_body", b"required_extra_body", "required_extra_headers", b"required_extra_headers", "static_models", b"static_models", "status_changed_at", b"status_changed_at", "timeouts", b"timeouts", "tls", b"tls", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_api_base_path", b"_api_base_path", "_api_key_secret_name", b"_api_key_secret_name", "_auth_header_format", b"_auth_header_format", "_default_extra_body", b"_default_extra_body", "_description", b"_description", "_model_deployment_id", b"_model_deployment_id", "_models_path", b"_models_path", "_project", b"_project", "_proxy", b"_proxy", "_required_extra_body", b"_required_extra_body", "admin_state", b"admin_state", "api_base_path", b"api_base_path", "api_key_secret_name", b"api_key_secret_name", "auth_context", b"auth_context", "auth_header_format", b"auth_header_format", "created_at", b"created_at", "created_by", b"created_by", "default_extra_body", b"default_extra_body", "default_extra_headers", b"default_extra_headers", "description", b"description", "enabled_models", b"enabled_models", "generation", b"generation", "health_resets", b"health_resets", "host_url", b"host_url", "id", b"id", "last_attempt", b"last_attempt", "max_concurrency", b"max_concurrency", "model_deployment_id", b"model_deployment_id", "models_path", b"models_path", "name", b"name", "next_attempt", b"next_attempt", "project", b"project", "proxy", b"proxy", "required_extra_body", b"required_extra_body", "required_extra_headers", b"required_extra_headers", "resource_version", b"resource_version", "served_models", b"served_models", "static_models", b"static_models", "status", b"status", "status_changed_at", b"status_changed_at", "status_message", b"status_message", "timeouts", b"timeouts", "tls", b"tls", "updated_at", b"updated_at", "updated_by", b"updated_by", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_api_base_path", b"_api_base_path", "_api_key_secret_name", b"_api_key_secret_name", "_auth_header_format", b"_auth_header_format", "_default_extra_body", b"_default_extra_body", "_description", b"_description", "_model_deployment_id", b"_model_deployment_id", "_models_path", b"_models_path", "_project", b"_project", "_proxy", b"_proxy", "_required_extra_body", b"_required_extra_body", "admin_state", b"admin_state", "api_base_path", b"api_base_path", "api_key_secret_name", b"api_key_secret_name", "auth_context", b"auth_context", "auth_header_format", b"auth_header_format", "created_at", b"created_at", "created_by", b"created_by", "default_extra_body", b"default_extra_body", "default_extra_headers", b"default_extra_headers", "description", b"description", "enabled_models", b"enabled_models", "generation", b"generation", "health_resets", b"health_resets", "host_url", b"host_url", "id", b"id", "labels", b"labels", "last_attempt", b"last_attempt", "max_concurrency", b"max_concurrency", "model_deployment_id", b"model_deployment_id", "models_path", b"models_path", "name", b"name", "next_attempt", b"next_attempt", "project", b"project", "proxy", b"proxy", "required_extra_body", b"required_extra_body", "required_extra_headers", b"required_extra_headers", "resource_version", b"resource_version", "served_models", b"served_models", "static_models", b"static_models", "status", b"status", "status_changed_at", b"status_changed_at", "status_message", b"status_message", "timeouts", b"timeouts", "tls", b"tls", "updated_at", b"updated_at", "updated_by", b"updated_by", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__api_base_path: _TypeAlias = _typing.Literal["api_base_path"]  # noqa: Y015
     _WhichOneofArgType__api_base_path: _TypeAlias = _typing.Literal["_api_base_path", b"_api_base_path"]  # noqa: Y015

@@ -26,7 +26,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from junctor.v1 import watch_pb2 as junctor_dot_v1_dot_watch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18junctor/v1/secrets.proto\x12\njunctor.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16junctor/v1/watch.proto\"\x98\x02\n\x06Secret\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x03 \x01(\tH\x00\x88\x01\x01\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10resource_version\x18\x06 \x01(\t\x12\x15\n\rvalue_version\x18\x07 \x01(\x03\x12\n\n\x02id\x18\x08 \x01(\t\x12\x12\n\ncreated_by\x18\t \x01(\t\x12\x12\n\nupdated_by\x18\n \x01(\tB\x0e\n\x0c_description\"3\n\x10GetSecretRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"~\n\x12ListSecretsRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0c\n\x04skip\x18\x04 \x01(\x05\x12\x10\n\x08order_by\x18\x05 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x06 \x01(\t\"g\n\x13ListSecretsResponse\x12#\n\x07secrets\x18\x01 \x03(\x0b\x32\x12.junctor.v1.Secret\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"x\n\x13\x43reateSecretRequest\x12\"\n\x06secret\x18\x01 \x01(\x0b\x32\x12.junctor.v1.Secret\x12\x12\n\x05value\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"\xb4\x01\n\x13UpdateSecretRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x17\n\x05value\x18\x03 \x01(\tB\x03\x80\x01\x01H\x00\x88\x01\x01\x12\x18\n\x0b\x64\x65scription\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x18\n\x10resource_version\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\x42\x08\n\x06_valueB\x0e\n\x0c_description\"P\n\x13\x44\x65leteSecretRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x10resource_version\x18\x03 \x01(\t\"(\n\x14\x44\x65leteSecretResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"\x85\x01\n\x0bSecretEvent\x12(\n\x04type\x18\x01 \x01(\x0e\x32\x1a.junctor.v1.WatchEventType\x12$\n\x08resource\x18\x02 \x01(\x0b\x32\x12.junctor.v1.Secret\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x14\n\x0cresume_token\x18\x04 \x01(\t\"6\n\x13\x41\x63\x63\x65ssSecretRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"[\n\x14\x41\x63\x63\x65ssSecretResponse\x12\x12\n\x05value\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x15\n\rvalue_version\x18\x02 \x01(\x03\x12\x18\n\x10resource_version\x18\x03 \x01(\t2\xbe\x03\n\x0bSecretStore\x12=\n\tGetSecret\x12\x1c.junctor.v1.GetSecretRequest\x1a\x12.junctor.v1.Secret\x12N\n\x0bListSecrets\x12\x1e.junctor.v1.ListSecretsRequest\x1a\x1f.junctor.v1.ListSecretsResponse\x12\x43\n\x0c\x43reateSecret\x12\x1f.junctor.v1.CreateSecretRequest\x1a\x12.junctor.v1.Secret\x12\x43\n\x0cUpdateSecret\x12\x1f.junctor.v1.UpdateSecretRequest\x1a\x12.junctor.v1.Secret\x12Q\n\x0c\x44\x65leteSecret\x12\x1f.junctor.v1.DeleteSecretRequest\x1a .junctor.v1.DeleteSecretResponse\x12\x43\n\x0cWatchSecrets\x12\x18.junctor.v1.WatchRequest\x1a\x17.junctor.v1.SecretEvent0\x01\x32\x61\n\x0cSecretAccess\x12Q\n\x0c\x41\x63\x63\x65ssSecret\x12\x1f.junctor.v1.AccessSecretRequest\x1a .junctor.v1.AccessSecretResponseB4\n\rio.junctor.v1P\x01Z\x14junctor/v1;junctorv1\xaa\x02\nJunctor.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18junctor/v1/secrets.proto\x12\njunctor.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16junctor/v1/watch.proto\"\xf7\x02\n\x06Secret\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x03 \x01(\tH\x00\x88\x01\x01\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12.\n\nupdated_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x18\n\x10resource_version\x18\x06 \x01(\t\x12\x15\n\rvalue_version\x18\x07 \x01(\x03\x12\n\n\x02id\x18\x08 \x01(\t\x12\x12\n\ncreated_by\x18\t \x01(\t\x12\x12\n\nupdated_by\x18\n \x01(\t\x12.\n\x06labels\x18\x0b \x03(\x0b\x32\x1e.junctor.v1.Secret.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_description\"3\n\x10GetSecretRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"~\n\x12ListSecretsRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0c\n\x04skip\x18\x04 \x01(\x05\x12\x10\n\x08order_by\x18\x05 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x06 \x01(\t\"g\n\x13ListSecretsResponse\x12#\n\x07secrets\x18\x01 \x03(\x0b\x32\x12.junctor.v1.Secret\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"x\n\x13\x43reateSecretRequest\x12\"\n\x06secret\x18\x01 \x01(\x0b\x32\x12.junctor.v1.Secret\x12\x12\n\x05value\x18\x02 \x01(\tB\x03\x80\x01\x01\x12\x12\n\nrequest_id\x18\x03 \x01(\t\x12\x15\n\rvalidate_only\x18\x04 \x01(\x08\"k\n\x08LabelSet\x12\x30\n\x06values\x18\x01 \x03(\x0b\x32 .junctor.v1.LabelSet.ValuesEntry\x1a-\n\x0bValuesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xda\x01\n\x13UpdateSecretRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x17\n\x05value\x18\x03 \x01(\tB\x03\x80\x01\x01H\x00\x88\x01\x01\x12\x18\n\x0b\x64\x65scription\x18\x04 \x01(\tH\x01\x88\x01\x01\x12\x18\n\x10resource_version\x18\x05 \x01(\t\x12\x15\n\rvalidate_only\x18\x06 \x01(\x08\x12$\n\x06labels\x18\x07 \x01(\x0b\x32\x14.junctor.v1.LabelSetB\x08\n\x06_valueB\x0e\n\x0c_description\"P\n\x13\x44\x65leteSecretRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x10resource_version\x18\x03 \x01(\t\"(\n\x14\x44\x65leteSecretResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"\x85\x01\n\x0bSecretEvent\x12(\n\x04type\x18\x01 \x01(\x0e\x32\x1a.junctor.v1.WatchEventType\x12$\n\x08resource\x18\x02 \x01(\x0b\x32\x12.junctor.v1.Secret\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x14\n\x0cresume_token\x18\x04 \x01(\t\"6\n\x13\x41\x63\x63\x65ssSecretRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"[\n\x14\x41\x63\x63\x65ssSecretResponse\x12\x12\n\x05value\x18\x01 \x01(\tB\x03\x80\x01\x01\x12\x15\n\rvalue_version\x18\x02 \x01(\x03\x12\x18\n\x10resource_version\x18\x03 \x01(\t2\xbe\x03\n\x0bSecretStore\x12=\n\tGetSecret\x12\x1c.junctor.v1.GetSecretRequest\x1a\x12.junctor.v1.Secret\x12N\n\x0bListSecrets\x12\x1e.junctor.v1.ListSecretsRequest\x1a\x1f.junctor.v1.ListSecretsResponse\x12\x43\n\x0c\x43reateSecret\x12\x1f.junctor.v1.CreateSecretRequest\x1a\x12.junctor.v1.Secret\x12\x43\n\x0cUpdateSecret\x12\x1f.junctor.v1.UpdateSecretRequest\x1a\x12.junctor.v1.Secret\x12Q\n\x0c\x44\x65leteSecret\x12\x1f.junctor.v1.DeleteSecretRequest\x1a .junctor.v1.DeleteSecretResponse\x12\x43\n\x0cWatchSecrets\x12\x18.junctor.v1.WatchRequest\x1a\x17.junctor.v1.SecretEvent0\x01\x32\x61\n\x0cSecretAccess\x12Q\n\x0c\x41\x63\x63\x65ssSecret\x12\x1f.junctor.v1.AccessSecretRequest\x1a .junctor.v1.AccessSecretResponseB4\n\rio.junctor.v1P\x01Z\x14junctor/v1;junctorv1\xaa\x02\nJunctor.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,36 +34,46 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'junctor.v1.secrets_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rio.junctor.v1P\001Z\024junctor/v1;junctorv1\252\002\nJunctor.V1'
+  _globals['_SECRET_LABELSENTRY']._loaded_options = None
+  _globals['_SECRET_LABELSENTRY']._serialized_options = b'8\001'
   _globals['_CREATESECRETREQUEST'].fields_by_name['value']._loaded_options = None
   _globals['_CREATESECRETREQUEST'].fields_by_name['value']._serialized_options = b'\200\001\001'
+  _globals['_LABELSET_VALUESENTRY']._loaded_options = None
+  _globals['_LABELSET_VALUESENTRY']._serialized_options = b'8\001'
   _globals['_UPDATESECRETREQUEST'].fields_by_name['value']._loaded_options = None
   _globals['_UPDATESECRETREQUEST'].fields_by_name['value']._serialized_options = b'\200\001\001'
   _globals['_ACCESSSECRETRESPONSE'].fields_by_name['value']._loaded_options = None
   _globals['_ACCESSSECRETRESPONSE'].fields_by_name['value']._serialized_options = b'\200\001\001'
   _globals['_SECRET']._serialized_start=98
-  _globals['_SECRET']._serialized_end=378
-  _globals['_GETSECRETREQUEST']._serialized_start=380
-  _globals['_GETSECRETREQUEST']._serialized_end=431
-  _globals['_LISTSECRETSREQUEST']._serialized_start=433
-  _globals['_LISTSECRETSREQUEST']._serialized_end=559
-  _globals['_LISTSECRETSRESPONSE']._serialized_start=561
-  _globals['_LISTSECRETSRESPONSE']._serialized_end=664
-  _globals['_CREATESECRETREQUEST']._serialized_start=666
-  _globals['_CREATESECRETREQUEST']._serialized_end=786
-  _globals['_UPDATESECRETREQUEST']._serialized_start=789
-  _globals['_UPDATESECRETREQUEST']._serialized_end=969
-  _globals['_DELETESECRETREQUEST']._serialized_start=971
-  _globals['_DELETESECRETREQUEST']._serialized_end=1051
-  _globals['_DELETESECRETRESPONSE']._serialized_start=1053
-  _globals['_DELETESECRETRESPONSE']._serialized_end=1093
-  _globals['_SECRETEVENT']._serialized_start=1096
-  _globals['_SECRETEVENT']._serialized_end=1229
-  _globals['_ACCESSSECRETREQUEST']._serialized_start=1231
-  _globals['_ACCESSSECRETREQUEST']._serialized_end=1285
-  _globals['_ACCESSSECRETRESPONSE']._serialized_start=1287
-  _globals['_ACCESSSECRETRESPONSE']._serialized_end=1378
-  _globals['_SECRETSTORE']._serialized_start=1381
-  _globals['_SECRETSTORE']._serialized_end=1827
-  _globals['_SECRETACCESS']._serialized_start=1829
-  _globals['_SECRETACCESS']._serialized_end=1926
+  _globals['_SECRET']._serialized_end=473
+  _globals['_SECRET_LABELSENTRY']._serialized_start=412
+  _globals['_SECRET_LABELSENTRY']._serialized_end=457
+  _globals['_GETSECRETREQUEST']._serialized_start=475
+  _globals['_GETSECRETREQUEST']._serialized_end=526
+  _globals['_LISTSECRETSREQUEST']._serialized_start=528
+  _globals['_LISTSECRETSREQUEST']._serialized_end=654
+  _globals['_LISTSECRETSRESPONSE']._serialized_start=656
+  _globals['_LISTSECRETSRESPONSE']._serialized_end=759
+  _globals['_CREATESECRETREQUEST']._serialized_start=761
+  _globals['_CREATESECRETREQUEST']._serialized_end=881
+  _globals['_LABELSET']._serialized_start=883
+  _globals['_LABELSET']._serialized_end=990
+  _globals['_LABELSET_VALUESENTRY']._serialized_start=945
+  _globals['_LABELSET_VALUESENTRY']._serialized_end=990
+  _globals['_UPDATESECRETREQUEST']._serialized_start=993
+  _globals['_UPDATESECRETREQUEST']._serialized_end=1211
+  _globals['_DELETESECRETREQUEST']._serialized_start=1213
+  _globals['_DELETESECRETREQUEST']._serialized_end=1293
+  _globals['_DELETESECRETRESPONSE']._serialized_start=1295
+  _globals['_DELETESECRETRESPONSE']._serialized_end=1335
+  _globals['_SECRETEVENT']._serialized_start=1338
+  _globals['_SECRETEVENT']._serialized_end=1471
+  _globals['_ACCESSSECRETREQUEST']._serialized_start=1473
+  _globals['_ACCESSSECRETREQUEST']._serialized_end=1527
+  _globals['_ACCESSSECRETRESPONSE']._serialized_start=1529
+  _globals['_ACCESSSECRETRESPONSE']._serialized_end=1620
+  _globals['_SECRETSTORE']._serialized_start=1623
+  _globals['_SECRETSTORE']._serialized_end=2069
+  _globals['_SECRETACCESS']._serialized_start=2071
+  _globals['_SECRETACCESS']._serialized_end=2168
 # @@protoc_insertion_point(module_scope)

@@ -26,6 +26,26 @@ class Secret(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     WORKSPACE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
@@ -36,6 +56,7 @@ class Secret(_message.Message):
     ID_FIELD_NUMBER: _builtins.int
     CREATED_BY_FIELD_NUMBER: _builtins.int
     UPDATED_BY_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     workspace: _builtins.str
     """The workspace. Cannot be changed."""
     name: _builtins.str
@@ -60,6 +81,12 @@ class Secret(_message.Message):
     def updated_at(self) -> _timestamp_pb2.Timestamp:
         """When it was last changed. Set by the server."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The caller's own marks: at most 32, names of 1 to 63 characters (letters, digits, `-`, `_`, `.`, `/`), values of at
+        most 255. `junctor/owner` names the configuration that `junctor apply` keeps the resource by.
+        """
+
     def __init__(
         self,
         *,
@@ -73,10 +100,11 @@ class Secret(_message.Message):
         id: _builtins.str = ...,
         created_by: _builtins.str = ...,
         updated_by: _builtins.str = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "created_at", b"created_at", "description", b"description", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "created_at", b"created_at", "created_by", b"created_by", "description", b"description", "id", b"id", "name", b"name", "resource_version", b"resource_version", "updated_at", b"updated_at", "updated_by", b"updated_by", "value_version", b"value_version", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "created_at", b"created_at", "created_by", b"created_by", "description", b"description", "id", b"id", "labels", b"labels", "name", b"name", "resource_version", b"resource_version", "updated_at", b"updated_at", "updated_by", b"updated_by", "value_version", b"value_version", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
@@ -221,6 +249,50 @@ class CreateSecretRequest(_message.Message):
 Global___CreateSecretRequest: _TypeAlias = CreateSecretRequest  # noqa: Y015
 
 @_typing.final
+class LabelSet(_message.Message):
+    """Labels that may be absent: absent and empty differ."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    @_typing.final
+    class ValuesEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+    VALUES_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def values(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """Name to value; see Secret.labels."""
+
+    def __init__(
+        self,
+        *,
+        values: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["values", b"values"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___LabelSet: _TypeAlias = LabelSet  # noqa: Y015
+
+@_typing.final
 class UpdateSecretRequest(_message.Message):
     """What to change of a secret; unset fields are kept."""
 
@@ -232,6 +304,7 @@ class UpdateSecretRequest(_message.Message):
     DESCRIPTION_FIELD_NUMBER: _builtins.int
     RESOURCE_VERSION_FIELD_NUMBER: _builtins.int
     VALIDATE_ONLY_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     workspace: _builtins.str
     """The secret's workspace."""
     name: _builtins.str
@@ -244,6 +317,10 @@ class UpdateSecretRequest(_message.Message):
     """If given, must be the newest."""
     validate_only: _builtins.bool
     """Check the fields and answer with what was sent, without looking anything up or writing."""
+    @_builtins.property
+    def labels(self) -> Global___LabelSet:
+        """The new labels, all of them; unset keeps those there are."""
+
     def __init__(
         self,
         *,
@@ -253,10 +330,11 @@ class UpdateSecretRequest(_message.Message):
         description: _builtins.str | None = ...,
         resource_version: _builtins.str = ...,
         validate_only: _builtins.bool = ...,
+        labels: Global___LabelSet | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_value", b"_value", "description", b"description", "value", b"value"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_value", b"_value", "description", b"description", "labels", b"labels", "value", b"value"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_value", b"_value", "description", b"description", "name", b"name", "resource_version", b"resource_version", "validate_only", b"validate_only", "value", b"value", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "_value", b"_value", "description", b"description", "labels", b"labels", "name", b"name", "resource_version", b"resource_version", "validate_only", b"validate_only", "value", b"value", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015

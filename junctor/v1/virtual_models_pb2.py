@@ -27,7 +27,7 @@ from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__
 from junctor.v1 import watch_pb2 as junctor_dot_v1_dot_watch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fjunctor/v1/virtual_models.proto\x12\njunctor.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16junctor/v1/watch.proto\"7\n\x0eUpstreamTarget\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x13\n\x0bupstream_id\x18\x02 \x01(\t\"\x88\x01\n\rRoutingTarget\x12\x0f\n\x05model\x18\x01 \x01(\tH\x00\x12.\n\x08upstream\x18\x02 \x01(\x0b\x32\x1a.junctor.v1.UpstreamTargetH\x00\x12\x13\n\x06weight\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x0c\n\x04tier\x18\x04 \x01(\rB\x08\n\x06targetB\t\n\x07_weight\"\x9b\x01\n\x07Routing\x12)\n\x06policy\x18\x01 \x01(\x0e\x32\x19.junctor.v1.RoutingPolicy\x12*\n\x07targets\x18\x02 \x03(\x0b\x32\x19.junctor.v1.RoutingTarget\x12\x11\n\tfallbacks\x18\x03 \x03(\t\x12&\n\x05retry\x18\x04 \x01(\x0e\x32\x17.junctor.v1.RetryPolicy\"\xf0\x05\n\x0cVirtualModel\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tworkspace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x07project\x18\x04 \x01(\tH\x00\x88\x01\x01\x12!\n\x14\x64\x65\x66\x61ult_model_entity\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x17\n\x0f\x61utoprovisioned\x18\x06 \x01(\x08\x12\x13\n\x06models\x18\x07 \x01(\x0cH\x02\x88\x01\x01\x12\x1f\n\x12request_middleware\x18\x08 \x01(\x0cH\x03\x88\x01\x01\x12 \n\x13response_middleware\x18\t \x01(\x0cH\x04\x88\x01\x01\x12%\n\x18post_response_middleware\x18\n \x01(\x0cH\x05\x88\x01\x01\x12\x1b\n\x0eoverride_proxy\x18\x0b \x01(\x0cH\x06\x88\x01\x01\x12\x16\n\tentity_id\x18\x0c \x01(\tH\x07\x88\x01\x01\x12\x13\n\x06parent\x18\r \x01(\tH\x08\x88\x01\x01\x12.\n\ncreated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x0f \x01(\t\x12.\n\nupdated_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nupdated_by\x18\x11 \x01(\t\x12$\n\x07routing\x18\x12 \x01(\x0b\x32\x13.junctor.v1.Routing\x12\x18\n\x10resource_version\x18\x13 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x14 \x01(\tH\t\x88\x01\x01\x42\n\n\x08_projectB\x17\n\x15_default_model_entityB\t\n\x07_modelsB\x15\n\x13_request_middlewareB\x16\n\x14_response_middlewareB\x1b\n\x19_post_response_middlewareB\x11\n\x0f_override_proxyB\x0c\n\n_entity_idB\t\n\x07_parentB\x0e\n\x0c_description\"9\n\x16GetVirtualModelRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x84\x01\n\x18ListVirtualModelsRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0c\n\x04skip\x18\x04 \x01(\x05\x12\x10\n\x08order_by\x18\x05 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x06 \x01(\t\"z\n\x19ListVirtualModelsResponse\x12\x30\n\x0evirtual_models\x18\x01 \x03(\x0b\x32\x18.junctor.v1.VirtualModel\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"w\n\x19\x43reateVirtualModelRequest\x12/\n\rvirtual_model\x18\x01 \x01(\x0b\x32\x18.junctor.v1.VirtualModel\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\x94\x01\n\x19UpdateVirtualModelRequest\x12/\n\rvirtual_model\x18\x01 \x01(\x0b\x32\x18.junctor.v1.VirtualModel\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"V\n\x19\x44\x65leteVirtualModelRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x10resource_version\x18\x03 \x01(\t\".\n\x1a\x44\x65leteVirtualModelResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"\x91\x01\n\x11VirtualModelEvent\x12(\n\x04type\x18\x01 \x01(\x0e\x32\x1a.junctor.v1.WatchEventType\x12*\n\x08resource\x18\x02 \x01(\x0b\x32\x18.junctor.v1.VirtualModel\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x14\n\x0cresume_token\x18\x04 \x01(\t*\xca\x01\n\rRoutingPolicy\x12\x1e\n\x1aROUTING_POLICY_UNSPECIFIED\x10\x00\x12$\n ROUTING_POLICY_LEAST_OUTSTANDING\x10\x01\x12\x1e\n\x1aROUTING_POLICY_ROUND_ROBIN\x10\x02\x12\x1b\n\x17ROUTING_POLICY_WEIGHTED\x10\x03\x12\x1b\n\x17ROUTING_POLICY_PRIORITY\x10\x04\x12\x19\n\x15ROUTING_POLICY_STICKY\x10\x05*\x86\x01\n\x0bRetryPolicy\x12\x1c\n\x18RETRY_POLICY_UNSPECIFIED\x10\x00\x12\"\n\x1eRETRY_POLICY_BEFORE_FIRST_BYTE\x10\x01\x12\x1d\n\x19RETRY_POLICY_CONNECT_ONLY\x10\x02\x12\x16\n\x12RETRY_POLICY_NEVER\x10\x03\x32\xa6\x04\n\rVirtualModels\x12O\n\x0fGetVirtualModel\x12\".junctor.v1.GetVirtualModelRequest\x1a\x18.junctor.v1.VirtualModel\x12`\n\x11ListVirtualModels\x12$.junctor.v1.ListVirtualModelsRequest\x1a%.junctor.v1.ListVirtualModelsResponse\x12U\n\x12\x43reateVirtualModel\x12%.junctor.v1.CreateVirtualModelRequest\x1a\x18.junctor.v1.VirtualModel\x12U\n\x12UpdateVirtualModel\x12%.junctor.v1.UpdateVirtualModelRequest\x1a\x18.junctor.v1.VirtualModel\x12\x63\n\x12\x44\x65leteVirtualModel\x12%.junctor.v1.DeleteVirtualModelRequest\x1a&.junctor.v1.DeleteVirtualModelResponse\x12O\n\x12WatchVirtualModels\x12\x18.junctor.v1.WatchRequest\x1a\x1d.junctor.v1.VirtualModelEvent0\x01\x42\x34\n\rio.junctor.v1P\x01Z\x14junctor/v1;junctorv1\xaa\x02\nJunctor.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fjunctor/v1/virtual_models.proto\x12\njunctor.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16junctor/v1/watch.proto\"7\n\x0eUpstreamTarget\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x13\n\x0bupstream_id\x18\x02 \x01(\t\"\x88\x01\n\rRoutingTarget\x12\x0f\n\x05model\x18\x01 \x01(\tH\x00\x12.\n\x08upstream\x18\x02 \x01(\x0b\x32\x1a.junctor.v1.UpstreamTargetH\x00\x12\x13\n\x06weight\x18\x03 \x01(\rH\x01\x88\x01\x01\x12\x0c\n\x04tier\x18\x04 \x01(\rB\x08\n\x06targetB\t\n\x07_weight\"\x9b\x01\n\x07Routing\x12)\n\x06policy\x18\x01 \x01(\x0e\x32\x19.junctor.v1.RoutingPolicy\x12*\n\x07targets\x18\x02 \x03(\x0b\x32\x19.junctor.v1.RoutingTarget\x12\x11\n\tfallbacks\x18\x03 \x03(\t\x12&\n\x05retry\x18\x04 \x01(\x0e\x32\x17.junctor.v1.RetryPolicy\"\xd5\x06\n\x0cVirtualModel\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tworkspace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x14\n\x07project\x18\x04 \x01(\tH\x00\x88\x01\x01\x12!\n\x14\x64\x65\x66\x61ult_model_entity\x18\x05 \x01(\tH\x01\x88\x01\x01\x12\x17\n\x0f\x61utoprovisioned\x18\x06 \x01(\x08\x12\x13\n\x06models\x18\x07 \x01(\x0cH\x02\x88\x01\x01\x12\x1f\n\x12request_middleware\x18\x08 \x01(\x0cH\x03\x88\x01\x01\x12 \n\x13response_middleware\x18\t \x01(\x0cH\x04\x88\x01\x01\x12%\n\x18post_response_middleware\x18\n \x01(\x0cH\x05\x88\x01\x01\x12\x1b\n\x0eoverride_proxy\x18\x0b \x01(\x0cH\x06\x88\x01\x01\x12\x16\n\tentity_id\x18\x0c \x01(\tH\x07\x88\x01\x01\x12\x13\n\x06parent\x18\r \x01(\tH\x08\x88\x01\x01\x12.\n\ncreated_at\x18\x0e \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x0f \x01(\t\x12.\n\nupdated_at\x18\x10 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nupdated_by\x18\x11 \x01(\t\x12$\n\x07routing\x18\x12 \x01(\x0b\x32\x13.junctor.v1.Routing\x12\x18\n\x10resource_version\x18\x13 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x14 \x01(\tH\t\x88\x01\x01\x12\x34\n\x06labels\x18\x15 \x03(\x0b\x32$.junctor.v1.VirtualModel.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\n\n\x08_projectB\x17\n\x15_default_model_entityB\t\n\x07_modelsB\x15\n\x13_request_middlewareB\x16\n\x14_response_middlewareB\x1b\n\x19_post_response_middlewareB\x11\n\x0f_override_proxyB\x0c\n\n_entity_idB\t\n\x07_parentB\x0e\n\x0c_description\"9\n\x16GetVirtualModelRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"\x84\x01\n\x18ListVirtualModelsRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x11\n\tpage_size\x18\x02 \x01(\x05\x12\x12\n\npage_token\x18\x03 \x01(\t\x12\x0c\n\x04skip\x18\x04 \x01(\x05\x12\x10\n\x08order_by\x18\x05 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x06 \x01(\t\"z\n\x19ListVirtualModelsResponse\x12\x30\n\x0evirtual_models\x18\x01 \x03(\x0b\x32\x18.junctor.v1.VirtualModel\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"w\n\x19\x43reateVirtualModelRequest\x12/\n\rvirtual_model\x18\x01 \x01(\x0b\x32\x18.junctor.v1.VirtualModel\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\x94\x01\n\x19UpdateVirtualModelRequest\x12/\n\rvirtual_model\x18\x01 \x01(\x0b\x32\x18.junctor.v1.VirtualModel\x12/\n\x0bupdate_mask\x18\x02 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"V\n\x19\x44\x65leteVirtualModelRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x10resource_version\x18\x03 \x01(\t\".\n\x1a\x44\x65leteVirtualModelResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"\x91\x01\n\x11VirtualModelEvent\x12(\n\x04type\x18\x01 \x01(\x0e\x32\x1a.junctor.v1.WatchEventType\x12*\n\x08resource\x18\x02 \x01(\x0b\x32\x18.junctor.v1.VirtualModel\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x14\n\x0cresume_token\x18\x04 \x01(\t*\xca\x01\n\rRoutingPolicy\x12\x1e\n\x1aROUTING_POLICY_UNSPECIFIED\x10\x00\x12$\n ROUTING_POLICY_LEAST_OUTSTANDING\x10\x01\x12\x1e\n\x1aROUTING_POLICY_ROUND_ROBIN\x10\x02\x12\x1b\n\x17ROUTING_POLICY_WEIGHTED\x10\x03\x12\x1b\n\x17ROUTING_POLICY_PRIORITY\x10\x04\x12\x19\n\x15ROUTING_POLICY_STICKY\x10\x05*\x86\x01\n\x0bRetryPolicy\x12\x1c\n\x18RETRY_POLICY_UNSPECIFIED\x10\x00\x12\"\n\x1eRETRY_POLICY_BEFORE_FIRST_BYTE\x10\x01\x12\x1d\n\x19RETRY_POLICY_CONNECT_ONLY\x10\x02\x12\x16\n\x12RETRY_POLICY_NEVER\x10\x03\x32\xa6\x04\n\rVirtualModels\x12O\n\x0fGetVirtualModel\x12\".junctor.v1.GetVirtualModelRequest\x1a\x18.junctor.v1.VirtualModel\x12`\n\x11ListVirtualModels\x12$.junctor.v1.ListVirtualModelsRequest\x1a%.junctor.v1.ListVirtualModelsResponse\x12U\n\x12\x43reateVirtualModel\x12%.junctor.v1.CreateVirtualModelRequest\x1a\x18.junctor.v1.VirtualModel\x12U\n\x12UpdateVirtualModel\x12%.junctor.v1.UpdateVirtualModelRequest\x1a\x18.junctor.v1.VirtualModel\x12\x63\n\x12\x44\x65leteVirtualModel\x12%.junctor.v1.DeleteVirtualModelRequest\x1a&.junctor.v1.DeleteVirtualModelResponse\x12O\n\x12WatchVirtualModels\x12\x18.junctor.v1.WatchRequest\x1a\x1d.junctor.v1.VirtualModelEvent0\x01\x42\x34\n\rio.junctor.v1P\x01Z\x14junctor/v1;junctorv1\xaa\x02\nJunctor.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -35,10 +35,12 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'junctor.v1.virtual_models_p
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rio.junctor.v1P\001Z\024junctor/v1;junctorv1\252\002\nJunctor.V1'
-  _globals['_ROUTINGPOLICY']._serialized_start=2122
-  _globals['_ROUTINGPOLICY']._serialized_end=2324
-  _globals['_RETRYPOLICY']._serialized_start=2327
-  _globals['_RETRYPOLICY']._serialized_end=2461
+  _globals['_VIRTUALMODEL_LABELSENTRY']._loaded_options = None
+  _globals['_VIRTUALMODEL_LABELSENTRY']._serialized_options = b'8\001'
+  _globals['_ROUTINGPOLICY']._serialized_start=2223
+  _globals['_ROUTINGPOLICY']._serialized_end=2425
+  _globals['_RETRYPOLICY']._serialized_start=2428
+  _globals['_RETRYPOLICY']._serialized_end=2562
   _globals['_UPSTREAMTARGET']._serialized_start=138
   _globals['_UPSTREAMTARGET']._serialized_end=193
   _globals['_ROUTINGTARGET']._serialized_start=196
@@ -46,23 +48,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_ROUTING']._serialized_start=335
   _globals['_ROUTING']._serialized_end=490
   _globals['_VIRTUALMODEL']._serialized_start=493
-  _globals['_VIRTUALMODEL']._serialized_end=1245
-  _globals['_GETVIRTUALMODELREQUEST']._serialized_start=1247
-  _globals['_GETVIRTUALMODELREQUEST']._serialized_end=1304
-  _globals['_LISTVIRTUALMODELSREQUEST']._serialized_start=1307
-  _globals['_LISTVIRTUALMODELSREQUEST']._serialized_end=1439
-  _globals['_LISTVIRTUALMODELSRESPONSE']._serialized_start=1441
-  _globals['_LISTVIRTUALMODELSRESPONSE']._serialized_end=1563
-  _globals['_CREATEVIRTUALMODELREQUEST']._serialized_start=1565
-  _globals['_CREATEVIRTUALMODELREQUEST']._serialized_end=1684
-  _globals['_UPDATEVIRTUALMODELREQUEST']._serialized_start=1687
-  _globals['_UPDATEVIRTUALMODELREQUEST']._serialized_end=1835
-  _globals['_DELETEVIRTUALMODELREQUEST']._serialized_start=1837
-  _globals['_DELETEVIRTUALMODELREQUEST']._serialized_end=1923
-  _globals['_DELETEVIRTUALMODELRESPONSE']._serialized_start=1925
-  _globals['_DELETEVIRTUALMODELRESPONSE']._serialized_end=1971
-  _globals['_VIRTUALMODELEVENT']._serialized_start=1974
-  _globals['_VIRTUALMODELEVENT']._serialized_end=2119
-  _globals['_VIRTUALMODELS']._serialized_start=2464
-  _globals['_VIRTUALMODELS']._serialized_end=3014
+  _globals['_VIRTUALMODEL']._serialized_end=1346
+  _globals['_VIRTUALMODEL_LABELSENTRY']._serialized_start=1117
+  _globals['_VIRTUALMODEL_LABELSENTRY']._serialized_end=1162
+  _globals['_GETVIRTUALMODELREQUEST']._serialized_start=1348
+  _globals['_GETVIRTUALMODELREQUEST']._serialized_end=1405
+  _globals['_LISTVIRTUALMODELSREQUEST']._serialized_start=1408
+  _globals['_LISTVIRTUALMODELSREQUEST']._serialized_end=1540
+  _globals['_LISTVIRTUALMODELSRESPONSE']._serialized_start=1542
+  _globals['_LISTVIRTUALMODELSRESPONSE']._serialized_end=1664
+  _globals['_CREATEVIRTUALMODELREQUEST']._serialized_start=1666
+  _globals['_CREATEVIRTUALMODELREQUEST']._serialized_end=1785
+  _globals['_UPDATEVIRTUALMODELREQUEST']._serialized_start=1788
+  _globals['_UPDATEVIRTUALMODELREQUEST']._serialized_end=1936
+  _globals['_DELETEVIRTUALMODELREQUEST']._serialized_start=1938
+  _globals['_DELETEVIRTUALMODELREQUEST']._serialized_end=2024
+  _globals['_DELETEVIRTUALMODELRESPONSE']._serialized_start=2026
+  _globals['_DELETEVIRTUALMODELRESPONSE']._serialized_end=2072
+  _globals['_VIRTUALMODELEVENT']._serialized_start=2075
+  _globals['_VIRTUALMODELEVENT']._serialized_end=2220
+  _globals['_VIRTUALMODELS']._serialized_start=2565
+  _globals['_VIRTUALMODELS']._serialized_end=3115
 # @@protoc_insertion_point(module_scope)

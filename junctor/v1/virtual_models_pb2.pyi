@@ -199,6 +199,26 @@ class VirtualModel(_message.Message):
 
     DESCRIPTOR: _descriptor.Descriptor
 
+    @_typing.final
+    class LabelsEntry(_message.Message):
+        DESCRIPTOR: _descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: _builtins.int
+        VALUE_FIELD_NUMBER: _builtins.int
+        key: _builtins.str
+        value: _builtins.str
+        def __init__(
+            self,
+            *,
+            key: _builtins.str = ...,
+            value: _builtins.str = ...,
+        ) -> None: ...
+        _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+        def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+        _ClearFieldArgType: _TypeAlias = _typing.Literal["key", b"key", "value", b"value"]  # noqa: Y015
+        def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+        def WhichOneof(self, oneof_group: _Never) -> None: ...
+
     ID_FIELD_NUMBER: _builtins.int
     WORKSPACE_FIELD_NUMBER: _builtins.int
     NAME_FIELD_NUMBER: _builtins.int
@@ -219,6 +239,7 @@ class VirtualModel(_message.Message):
     ROUTING_FIELD_NUMBER: _builtins.int
     RESOURCE_VERSION_FIELD_NUMBER: _builtins.int
     DESCRIPTION_FIELD_NUMBER: _builtins.int
+    LABELS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """`virtual-model-` and 22 base58 characters. Set by the server."""
     workspace: _builtins.str
@@ -265,6 +286,12 @@ class VirtualModel(_message.Message):
     def routing(self) -> Global___Routing:
         """How calls are routed."""
 
+    @_builtins.property
+    def labels(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
+        """The caller's own marks: at most 32, names of 1 to 63 characters (letters, digits, `-`, `_`, `.`, `/`), values of at
+        most 255. `junctor/owner` names the configuration that `junctor apply` keeps the resource by.
+        """
+
     def __init__(
         self,
         *,
@@ -288,10 +315,11 @@ class VirtualModel(_message.Message):
         routing: Global___Routing | None = ...,
         resource_version: _builtins.str = ...,
         description: _builtins.str | None = ...,
+        labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["_default_model_entity", b"_default_model_entity", "_description", b"_description", "_entity_id", b"_entity_id", "_models", b"_models", "_override_proxy", b"_override_proxy", "_parent", b"_parent", "_post_response_middleware", b"_post_response_middleware", "_project", b"_project", "_request_middleware", b"_request_middleware", "_response_middleware", b"_response_middleware", "created_at", b"created_at", "default_model_entity", b"default_model_entity", "description", b"description", "entity_id", b"entity_id", "models", b"models", "override_proxy", b"override_proxy", "parent", b"parent", "post_response_middleware", b"post_response_middleware", "project", b"project", "request_middleware", b"request_middleware", "response_middleware", b"response_middleware", "routing", b"routing", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_model_entity", b"_default_model_entity", "_description", b"_description", "_entity_id", b"_entity_id", "_models", b"_models", "_override_proxy", b"_override_proxy", "_parent", b"_parent", "_post_response_middleware", b"_post_response_middleware", "_project", b"_project", "_request_middleware", b"_request_middleware", "_response_middleware", b"_response_middleware", "autoprovisioned", b"autoprovisioned", "created_at", b"created_at", "created_by", b"created_by", "default_model_entity", b"default_model_entity", "description", b"description", "entity_id", b"entity_id", "id", b"id", "models", b"models", "name", b"name", "override_proxy", b"override_proxy", "parent", b"parent", "post_response_middleware", b"post_response_middleware", "project", b"project", "request_middleware", b"request_middleware", "resource_version", b"resource_version", "response_middleware", b"response_middleware", "routing", b"routing", "updated_at", b"updated_at", "updated_by", b"updated_by", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_default_model_entity", b"_default_model_entity", "_description", b"_description", "_entity_id", b"_entity_id", "_models", b"_models", "_override_proxy", b"_override_proxy", "_parent", b"_parent", "_post_response_middleware", b"_post_response_middleware", "_project", b"_project", "_request_middleware", b"_request_middleware", "_response_middleware", b"_response_middleware", "autoprovisioned", b"autoprovisioned", "created_at", b"created_at", "created_by", b"created_by", "default_model_entity", b"default_model_entity", "description", b"description", "entity_id", b"entity_id", "id", b"id", "labels", b"labels", "models", b"models", "name", b"name", "override_proxy", b"override_proxy", "parent", b"parent", "post_response_middleware", b"post_response_middleware", "project", b"project", "request_middleware", b"request_middleware", "resource_version", b"resource_version", "response_middleware", b"response_middleware", "routing", b"routing", "updated_at", b"updated_at", "updated_by", b"updated_by", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__default_model_entity: _TypeAlias = _typing.Literal["default_model_entity"]  # noqa: Y015
     _WhichOneofArgType__default_model_entity: _TypeAlias = _typing.Literal["_default_model_entity", b"_default_model_entity"]  # noqa: Y015

@@ -9,9 +9,13 @@ from junctor import filters
 from junctor.v1 import watch_pb2, workspaces_pb2_grpc
 from junctor.v1 import workspaces_pb2 as pb
 from services.access_control.store import WorkspaceStore
+from services.runtime.fields import copy_fields
+from services.runtime.masks import masked
 from services.runtime.paging import ListQuery
 from services.runtime.validation import Violations
 from services.runtime.watch import Watcher
+
+_WRITABLE = ("description", "labels")
 
 
 class WorkspacesServicer(workspaces_pb2_grpc.WorkspacesServicer):
@@ -42,26 +46,29 @@ class WorkspacesServicer(workspaces_pb2_grpc.WorkspacesServicer):
         bad = Violations()
         bad.name("name", asked.name)
         bad.description(asked.description)
+        bad.labels(asked.labels)
         bad.done()
         if request.validate_only:
             return asked
-        new = pb.Workspace(name=asked.name, description=asked.description if asked.HasField("description") else None)
+        new = pb.Workspace(name=asked.name)
+        copy_fields(asked, new, _WRITABLE)
         return await self._store.create(new, request_id=request.request_id)
 
     async def UpdateWorkspace(self, request: pb.UpdateWorkspaceRequest, context: Any) -> pb.Workspace:
         asked = request.workspace
         bad = Violations()
+        fields = masked(request.update_mask, _WRITABLE) or ["description"]
         bad.description(asked.description)
+        bad.labels(asked.labels)
         bad.done()
         if request.validate_only:
             return asked
-
-        def change(workspace: pb.Workspace) -> None:
-            workspace.ClearField("description")
-            if asked.HasField("description"):
-                workspace.description = asked.description
-
-        return await self._store.update("", asked.name, change, resource_version=asked.resource_version)
+        return await self._store.update(
+            "",
+            asked.name,
+            lambda workspace: copy_fields(asked, workspace, fields),
+            resource_version=asked.resource_version,
+        )
 
     async def DeleteWorkspace(self, request: pb.DeleteWorkspaceRequest, context: Any) -> pb.DeleteWorkspaceResponse:
         revision = await self._store.delete_workspace(request.name, request.resource_version)

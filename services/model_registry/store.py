@@ -78,6 +78,7 @@ MODEL_WRITABLE = (
     "spec",
     "trust_remote_code",
     "adapters",
+    "labels",
 )
 """Fields of a model entity that a caller may write."""
 
@@ -91,6 +92,7 @@ VIRTUAL_MODEL_WRITABLE = (
     "post_response_middleware",
     "override_proxy",
     "routing",
+    "labels",
 )
 """Fields of a virtual model that a caller may write."""
 

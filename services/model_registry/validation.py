@@ -31,6 +31,8 @@ def check_model(model: pb.Model, fields: Iterable[str], *, new: bool) -> None:  
         match field:
             case "description":
                 bad.description(model.description)
+            case "labels":
+                bad.labels(model.labels)
             case "project" | "base_model" | "fileset" | "finetuning_type":
                 bad.text(field, getattr(model, field), limit=_TEXT_LIMIT)
             case "custom_fields" | "spec" | "ownership":
@@ -57,6 +59,8 @@ def check_virtual_model(virtual: vpb.VirtualModel, fields: Iterable[str], *, new
         match field:
             case "description":
                 bad.description(virtual.description)
+            case "labels":
+                bad.labels(virtual.labels)
             case "project":
                 bad.text(field, virtual.project, limit=_TEXT_LIMIT)
             case "default_model_entity" if virtual.default_model_entity:

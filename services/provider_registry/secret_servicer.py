@@ -49,6 +49,7 @@ class SecretStoreServicer(secrets_pb2_grpc.SecretStoreServicer):
         bad = Violations()
         bad.name("name", asked.name)
         bad.description(asked.description)
+        bad.labels(asked.labels)
         _check_value(bad, request.value)
         bad.done()
         if request.validate_only:
@@ -57,6 +58,7 @@ class SecretStoreServicer(secrets_pb2_grpc.SecretStoreServicer):
         new = pb.Secret(workspace=asked.workspace, name=asked.name, value_version=1)
         if asked.HasField("description"):
             new.description = asked.description
+        new.labels.update(asked.labels)
         return await self._store.create_secret(
             new, Secret(request.value), request_id=request.request_id, workspace_id=workspace_id
         )
@@ -64,6 +66,7 @@ class SecretStoreServicer(secrets_pb2_grpc.SecretStoreServicer):
     async def UpdateSecret(self, request: pb.UpdateSecretRequest, context: Any) -> pb.Secret:
         bad = Violations()
         bad.description(request.description)
+        bad.labels(request.labels.values)
         if request.HasField("value"):
             _check_value(bad, request.value)
         bad.done()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import hmac
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -102,22 +103,43 @@ class SecretStore(ResourceStore[pb.Secret]):
         return [*keyed, plain.hexdigest()]  # the last: as 0.1.0 remembers it, without the value
 
     async def update_secret(self, request: pb.UpdateSecretRequest) -> pb.Secret:
-        """Change value or description. Raises ResourceNotFound, StaleVersion."""
+        """Change value, description or labels. Raises ResourceNotFound, StaleVersion.
 
-        def change(secret: pb.Secret) -> None:
-            if request.HasField("description"):
-                secret.description = request.description
-            if request.HasField("value"):
-                secret.value_version += 1
-
+        What is as asked already is not written: repeating a call changes no version and wakes nobody.
+        """
         async with self.transaction() as tx:
             current = await self.fetch(tx, request.workspace, request.name)
             self.check_version(current, request.resource_version)
-            if request.HasField("value"):
+            renewed = request.HasField("value") and not await self._holds(tx, current, request.value)
+
+            def change(secret: pb.Secret) -> None:
+                if request.HasField("description"):
+                    secret.description = request.description
+                if request.HasField("labels"):
+                    secret.ClearField("labels")
+                    secret.labels.update(request.labels.values)
+                if renewed:
+                    secret.value_version += 1
+
+            changed = pb.Secret()
+            changed.CopyFrom(current)
+            change(changed)
+            if changed == current:
+                return current
+            if renewed:
                 row = self._sealed_row(current, Secret(request.value))
                 await tx.execute(sa.update(VALUES).where(VALUES.c.secret_id == current.id).values(row))
                 await self._schedule.demand_users(tx, current.workspace, current.name)
             return await self.put(tx, current, change)
+
+    async def _holds(self, tx: AsyncConnection, secret: pb.Secret, value: str) -> bool:
+        """Tell whether a secret's value is this one; no when it cannot be read, for then it has to be written."""
+        row = (await tx.execute(sa.select(VALUES).where(VALUES.c.secret_id == secret.id))).one()
+        try:
+            stored = self._keyring.open(_sealed(row), identity_of(secret.workspace, secret.name, secret.id))
+        except ValueUnreadable:
+            return False
+        return hmac.compare_digest(stored.reveal().encode(), value.encode())
 
     async def remove(self, tx: AsyncConnection, current: pb.Secret) -> int:
         """Delete ``current`` and its value within ``tx``; returns the revision."""

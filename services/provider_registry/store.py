@@ -37,6 +37,7 @@ PROVIDER_WRITABLE = (
     "proxy",
     "max_concurrency",
     "admin_state",
+    "labels",
 )
 """Fields of a provider that a caller may write."""
 

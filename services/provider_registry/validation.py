@@ -131,6 +131,8 @@ def _check_host_url(bad: Violations, url: str, policy: AddressPolicy) -> None:
 def _check_texts(bad: Violations, provider: pb.Provider, fields: Collection[str]) -> None:
     if "description" in fields:
         bad.description(provider.description)
+    if "labels" in fields:
+        bad.labels(provider.labels)
     if "project" in fields:
         bad.text("project", provider.project, limit=_TEXT_LIMIT)
     if "model_deployment_id" in fields:

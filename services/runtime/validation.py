@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from collections.abc import Mapping
 from typing import Any
 
 from junctor import names
@@ -14,6 +16,10 @@ JSON_LIMIT = 1 << 20
 """Bytes of a free-form JSON field."""
 NESTING_LIMIT = 128
 """Levels of a free-form JSON field: any that is taken must also be read by every parser behind us."""
+
+LABELS_LIMIT = 32
+LABEL_VALUE_LIMIT = 255
+_LABEL = re.compile(r"[A-Za-z0-9][A-Za-z0-9\-_./]{0,62}")
 
 
 class Violations:
@@ -46,6 +52,16 @@ class Violations:
             self.add(field, f"must be at most {limit} characters")
         elif "\x00" in value:
             self.add(field, "must not contain NUL")
+
+    def labels(self, value: Mapping[str, str]) -> None:
+        """The labels of a resource."""
+        if len(value) > LABELS_LIMIT:
+            self.add("labels", f"must be at most {LABELS_LIMIT}")
+        for name, text in value.items():
+            if not _LABEL.fullmatch(name):
+                self.add("labels", f"must have names by the rule {_LABEL.pattern}")
+            elif len(text) > LABEL_VALUE_LIMIT or not text.isprintable():
+                self.add(f"labels.{name}", f"must be at most {LABEL_VALUE_LIMIT} printable characters")
 
     def json(self, field: str, value: bytes, *, kind: type = dict) -> None:
         """A JSON object (``kind=dict``), array (``list``) or any JSON value (``object``) of at most 1 MiB."""
