@@ -42,6 +42,7 @@ POLICY: Mapping[str, Access] = {
     "junctor.v1.SecretAccess": Access.INTERNAL,
     "junctor.v1.InferenceRouter": Access.PUBLIC,
     "junctor.v1.Inference": Access.PUBLIC,
+    "junctor.v1.RouterPeers": Access.INTERNAL,
 }
 """Who may call which gRPC service; a test holds it against every descriptor."""
 
@@ -394,6 +395,7 @@ _OWNERS = {
     "junctor.v1.SecretAccess": "provider-registry",
     "junctor.v1.InferenceRouter": "inference-router",
     "junctor.v1.Inference": "inference-router",
+    "junctor.v1.RouterPeers": "inference-router",
 }
 
 

@@ -30,7 +30,7 @@ SERVICES = {
     "access-control": {"junctor.v1.Workspaces"},
     "model-registry": {"junctor.v1.ModelRegistry", "junctor.v1.VirtualModels", "junctor.v1.ProviderSync"},
     "provider-registry": {"junctor.v1.ProviderRegistry", "junctor.v1.SecretStore", "junctor.v1.SecretAccess"},
-    "inference-router": {"junctor.v1.InferenceRouter", "junctor.v1.Inference"},
+    "inference-router": {"junctor.v1.InferenceRouter", "junctor.v1.Inference", "junctor.v1.RouterPeers"},
 }
 
 
