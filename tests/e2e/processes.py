@@ -29,8 +29,8 @@ class Process:
     """One process; what it writes goes to files in its folder."""
 
     def __init__(self, script: str, *arguments: str, folder: Path, environ: Mapping[str, str] | None = None) -> None:
-        """``script`` is ``junctor`` or ``junctord``; ``folder`` is its home."""
-        self.command = (str(Path(sys.executable).with_name(script)), *arguments)
+        """``script`` is ``junctor`` or ``junctord``, or the path of another release's; ``folder`` is its home."""
+        self.command = (str(Path(sys.executable).parent / script), *arguments)
         self.folder = folder
         self.environ = _environment(folder) | dict(environ or {})
         self._process: asyncio.subprocess.Process | None = None
@@ -55,6 +55,11 @@ class Process:
                 stdout=out,
                 stderr=err,
             )
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
 
     def send(self, number: signal.Signals) -> None:
         assert self._process is not None

@@ -7,6 +7,7 @@ import signal
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +30,13 @@ from junctor.v1 import secrets_pb2 as spb
 from junctor.v1 import virtual_models_pb2 as vpb
 from junctor.v1 import workspaces_pb2 as wpb
 from services.main import main
+from services.migrate import MIGRATIONS
 from services.runtime.auth import load_or_create_token, token_metadata
 from services.runtime.db import open_database
-from services.runtime.schema import record
-from tests.e2e.previous_release import unpack
+from services.runtime.schema import needed_by, record
+from tests.e2e.previous_release import Release, before, installed, releases
 from tests.e2e.processes import PATIENCE, Process, free_port, process
+from tests.sharing import folder_of_the_run
 from tests.stores import BOUND, until, url_of
 
 REGISTRIES = ("access-control", "model-registry", "provider-registry")
@@ -141,13 +144,15 @@ def flags(folder: Path) -> list[str]:
 
 
 @asynccontextmanager
-async def registries(folder: Path, **environ: str) -> AsyncIterator[Registries]:
-    """Run the registries on the stores of ``folder``; they end as on an upgrade."""
+async def registries(folder: Path, script: str | Path = "junctord", **environ: str) -> AsyncIterator[Registries]:
+    """Run the registries on the stores of ``folder``; they end as on an upgrade. ``script``: of which release."""
     port = free_port()
     token = folder / "service.token"
     environ |= {"JUNCTOR_SEED": "false", "JUNCTOR_SERVICE_TOKEN_FILE": str(token), "JUNCTOR_DRAIN_TIMEOUT": "1"}
     arguments = (*REGISTRIES, *flags(folder), "--grpc-port", str(port))
-    async with process("junctord", *arguments, folder=folder / "home", **environ) as running:
+    if script != "junctord":
+        environ["PYTHONPATH"] = ""
+    async with process(str(script), *arguments, folder=folder / "home", **environ) as running:
         peer = open_peer(f"127.0.0.1:{port}", name="registries", metadata=token_metadata(load_or_create_token(token)))
         try:
             made = Registries(peer, running)
@@ -168,17 +173,38 @@ async def migrate(folder: Path, services: Sequence[str] = REGISTRIES, *, run: st
     return code, command.stdout, command.stderr
 
 
-@pytest.fixture(scope="module")
-def before(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """The environment of a process of the release before; the first one leaves its compiled code to the others."""
-    return {"PYTHONPATH": str(unpack(tmp_path_factory.mktemp("before"))), "PYTHONDONTWRITEBYTECODE": ""}
+def present(service: str) -> str:
+    """The revision of a service's store that the present code needs."""
+    return needed_by(MIGRATIONS[service]).revision
+
+
+def said_to_migrate(release: Release) -> list[str]:
+    """What the migration of a release's stores says it did, store by store."""
+    steps = ((release.schemas[service.replace("-", "_")], present(service)) for service in REGISTRIES)
+    return [f"at {new}, nothing to do" if old == new else f"from {old} to {new}" for old, new in steps]
+
+
+def test_the_table_of_releases_says_what_the_code_needs() -> None:
+    now, previous, *_ = releases()
+    assert (now.version, now.commit) == (version("junctor"), "")
+    assert now.schemas == {service.replace("-", "_"): present(service) for service in REGISTRIES}
+    for store, revision in previous.schemas.items():
+        oldest_code = needed_by(MIGRATIONS[store.replace("_", "-")]).compatible_from
+        assert oldest_code <= revision, f"the release before must be able to use {store}"
+
+
+@pytest.fixture(params=releases()[1:], ids=lambda release: release.version)
+def old(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Release, Path]:
+    """Each earlier release in turn, and its server."""
+    return request.param, installed(request.param, folder_of_the_run(tmp_path_factory)) / "junctord"
 
 
 async def test_the_release_before_works_on_the_schema_of_this_one(
-    engine: str, tmp_path: Path, before: dict[str, str]
+    engine: str, tmp_path: Path, tmp_path_factory: pytest.TempPathFactory
 ) -> None:
+    junctord = installed(before(), folder_of_the_run(tmp_path_factory)) / "junctord"
     assert (await migrate(tmp_path))[0] == 0
-    async with registries(tmp_path, **before) as old:
+    async with registries(tmp_path, junctord) as old:
         made = await old.fill()
         await old.create("m2")
         _, token = await old.watch()
@@ -192,25 +218,27 @@ async def test_the_release_before_works_on_the_schema_of_this_one(
         assert (await new.watch(token))[0] == [("m2", False), ("m2", True), ("m1", False)]
         assert await new.discovered()
         await new.create("m3")
-    async with registries(tmp_path, **before) as old:  # rolled back
+    async with registries(tmp_path, junctord) as old:  # rolled back
         assert (await old.model("m3")).name == "m3"
         assert (await old.describe("m3", "by the release before")).description == "by the release before"
         assert await old.read() == made
 
 
-async def test_data_of_the_release_before_lives_on_through_a_migration_beside_it(
-    engine: str, tmp_path: Path, before: dict[str, str]
+async def test_data_of_each_release_lives_on_through_a_migration(
+    engine: str, tmp_path: Path, old: tuple[Release, Path]
 ) -> None:
-    async with registries(tmp_path, **before) as old:
-        made = await old.fill()
-        _, token = await old.watch()
-        code, output, errors = await migrate(tmp_path)
-        assert code == 0, errors
-        assert output.count("from 0001 to 0002") == 3
-        assert await old.read() == made
-        await old.create("m2")
+    release, junctord = old
+    async with registries(tmp_path, junctord, JUNCTOR_MIGRATE="true") as running:
+        made = await running.fill()
+        _, token = await running.watch()
+        if release == before():  # the servers of this one go on meanwhile
+            await upgraded(tmp_path, release)
+            assert await running.read() == made
+        await running.create("m2")
         with pytest.raises(ResourceNotFound):
-            await old.model("m3")
+            await running.model("m3")
+    if release != before():
+        await upgraded(tmp_path, release)
     async with registries(tmp_path, JUNCTOR_MIGRATE="false") as new:
         assert await new.read() == made
         assert await new.value() == VALUE
@@ -218,11 +246,19 @@ async def test_data_of_the_release_before_lives_on_through_a_migration_beside_it
         assert await new.discovered()
 
 
+async def upgraded(folder: Path, release: Release) -> None:
+    """Migrate the stores that a release made."""
+    code, output, errors = await migrate(folder)
+    assert code == 0, errors
+    assert [line.rpartition(": ")[2] for line in output.splitlines()] == said_to_migrate(release)
+
+
 async def test_two_migrations_at_once_queue_and_the_second_finds_nothing_to_do(engine: str, tmp_path: Path) -> None:
     both = await asyncio.gather(*(migrate(tmp_path, ["model-registry"], run=f"migrate{n}") for n in range(2)))
     assert [code for code, _, _ in both] == [0, 0], both
     said = sorted(output.rpartition(": ")[2].strip() for _, output, _ in both)
-    assert said == ["at 0002, nothing to do", "from nothing to 0002"]
+    newest = present("model-registry")
+    assert said == [f"at {newest}, nothing to do", f"from nothing to {newest}"]
 
 
 async def rewrite(url: str, schema: str, *, revision: str, compatible_from: str) -> None:
@@ -257,8 +293,8 @@ async def test_a_server_refuses_a_schema_that_is_missing_older_or_not_for_it(pos
     assert said.endswith(f"has no schema {schema} yet; {run}")
     assert (await migrate(tmp_path, [service]))[0] == 0
     await rewrite(postgres_url, schema, revision="0001", compatible_from="0001")
-    assert f"has schema {schema} at revision 0001, and this release needs 0002; {run}" in await refusal(
-        tmp_path, service
+    assert f"has schema {schema} at revision 0001, and this release needs {present(service)}; {run}" in (
+        await refusal(tmp_path, service)
     )
     await rewrite(postgres_url, schema, revision="0009", compatible_from="0008")
     assert "is at revision 0009, which only releases from revision 0008 on may use" in await refusal(tmp_path, service)
@@ -273,7 +309,8 @@ async def test_the_command_names_no_password_and_says_what_was_done(postgres_url
     code, output, errors = await migrate(tmp_path)
     assert (code, errors) == (0, "")
     assert [line.partition(":")[0] for line in output.splitlines()] == list(REGISTRIES)
-    assert all(line.endswith("from nothing to 0002") for line in output.splitlines())
+    assert [line.rpartition(" to ")[2] for line in output.splitlines()] == [present(service) for service in REGISTRIES]
+    assert output.count(": from nothing to ") == len(REGISTRIES)
     (tmp_path / "postgresql.url").write_text("postgresql://somebody:geheim@127.0.0.1:1/x")
     code, none, errors = await migrate(tmp_path, run="unreachable")
     assert (code, none) == (1, "")
