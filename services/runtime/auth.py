@@ -1,4 +1,4 @@
-"""The service token: what one junctor process shows another, whatever ``JUNCTOR_AUTH`` is.
+"""The service token, or a certificate: what one junctor process shows another, whatever ``JUNCTOR_AUTH`` is.
 
 The token lies in a file made 0600 at first start, so that one user's processes on one machine share it; in
 production it is mounted. Services are internal or public by a table of their full names; one that is missing
@@ -13,6 +13,7 @@ import secrets
 import stat
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
 from typing import Final
@@ -21,6 +22,7 @@ from junctor.channel import Metadata
 from junctor.errors import PermissionDenied, Unauthenticated
 from services.runtime.failures import CannotStart
 from services.runtime.interceptors import Concern, Context, Rpc
+from services.runtime.private_files import too_open
 
 TOKEN_KEY: Final = "x-junctor-service-token"  # noqa: S105 - the name of the metadata field
 MIN_TOKEN_LENGTH = 32
@@ -69,7 +71,7 @@ class Access(Enum):
     PUBLIC = "public"
     """Callers; ``JUNCTOR_AUTH`` decides."""
     INTERNAL = "internal"
-    """Holders of the service token only."""
+    """Other junctor processes only, known by service token or certificate (:class:`PeerRule`)."""
 
 
 HEALTH_AND_REFLECTION: Mapping[str, Access] = {
@@ -113,8 +115,9 @@ def _create(path: Path) -> None:
 
 def _read(path: Path) -> Secret:
     with path.open() as file:
-        mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        if mode & 0o077:
+        status = os.fstat(file.fileno())
+        if too_open(status):
+            mode = stat.S_IMODE(status.st_mode)
             raise TokenFileError(
                 f"the service token file {path} can be read by others (mode {mode:04o}): run chmod 600 {path}"
             )
@@ -131,17 +134,75 @@ def token_metadata(token: Secret) -> Metadata:
     return ((TOKEN_KEY, token.reveal()),)
 
 
-def authorize(policy: Mapping[str, Access], token: Secret | None) -> Concern:
-    """Refuse calls of internal services that do not show the token; ``token`` None refuses all of them."""
+class Proof(Enum):
+    """What opens internal services to a caller on a connection with TLS."""
+
+    EITHER = "either"
+    """The service token, or an allowed name in the certificate."""
+    CERTIFICATE = "certificate"
+    """An allowed name; the token does not count."""
+    BOTH = "both"
+    """The two together."""
+
+
+@dataclass(frozen=True, slots=True)
+class PeerRule:
+    """Which certificates open internal services. Only names that the TLS handshake has verified are looked at."""
+
+    names: frozenset[str] = frozenset()
+    """DNS names and URIs (``spiffe://…``) as they are written in certificates; ``*``: every verified certificate."""
+    proof: Proof = Proof.EITHER
+
+
+TOKEN_ONLY: Final = PeerRule()
+
+
+def authorize(policy: Mapping[str, Access], token: Secret | None, peers: PeerRule = TOKEN_ONLY) -> Concern:
+    """Refuse calls of internal services that show neither the token nor a certificate that ``peers`` allows.
+
+    ``token`` None: no token opens them.
+    """
     table = {**HEALTH_AND_REFLECTION, **policy}
 
     @asynccontextmanager
     async def concern(context: Context, rpc: Rpc) -> AsyncIterator[None]:
         if table.get(rpc.service, Access.INTERNAL) is Access.INTERNAL:
-            check_token(context, token)
+            check_peer(context, token, peers)
         yield
 
     return concern
+
+
+def check_peer(context: Context, token: Secret | None, peers: PeerRule) -> None:
+    """Raise Unauthenticated or PermissionDenied unless the caller is a peer by the rule.
+
+    A connection without TLS has only the token to show. Where certificates are demanded, there is none but inside of
+    the process.
+    """
+    shown = _identity(context)
+    if shown is None or (peers.proof is Proof.EITHER and not _is_allowed(shown, peers)):
+        check_token(context, token)
+        return
+    if peers.proof is Proof.BOTH:
+        check_token(context, token)
+    if not _is_allowed(shown, peers):
+        raise PermissionDenied("This service is internal: no name in the caller's certificate is allowed here.")
+
+
+def _identity(context: Context) -> frozenset[str] | None:
+    """Return the names of the verified certificate, empty without one; None on a connection without TLS.
+
+    Names from the subject, addresses and e-mail addresses do not count: nobody vouches for them in the same way.
+    """
+    found = context.auth_context()
+    if found.get("transport_security_type") != [b"ssl"]:
+        return None
+    names = (*found.get("peer_dns", ()), *found.get("peer_uri", ()))
+    return frozenset(name.decode("ascii", "replace") for name in names)
+
+
+def _is_allowed(shown: frozenset[str], peers: PeerRule) -> bool:
+    return bool(shown & peers.names) or (bool(shown) and "*" in peers.names)
 
 
 def check_token(context: Context, token: Secret | None) -> None:

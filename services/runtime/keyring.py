@@ -27,6 +27,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from services.runtime.auth import Secret
 from services.runtime.failures import CannotStart
+from services.runtime.private_files import too_open
 
 _KEY_BYTES = 32
 _NONCE_BYTES = 12
@@ -267,11 +268,12 @@ def _unusable(path: Path, error: OSError) -> KeyFileError:
 def _read(path: Path) -> dict[str, bytes]:
     try:
         with path.open(encoding="ascii", errors="replace") as file:
-            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+            status = os.fstat(file.fileno())
             lines = file.read().splitlines()
     except OSError as error:
         raise _unusable(path, error) from error
-    if mode & 0o077:
+    if too_open(status):
+        mode = stat.S_IMODE(status.st_mode)
         raise KeyFileError(f"the secret key file {path} can be read by others (mode {mode:04o}): run chmod 600 {path}")
     keys: dict[str, bytes] = {}
     for number, line in enumerate(lines, start=1):
