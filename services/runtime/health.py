@@ -17,7 +17,8 @@ class HealthBoard:
     """What serves now, by full gRPC service name. Belongs to one event loop.
 
     A service is on the board, not serving, from the moment it is added to the server; :meth:`set` is wired to
-    its dependencies. The process as a whole (the empty name) serves when every service does.
+    its dependencies. The process as a whole (the empty name) serves when every service does. The health service
+    itself always serves: a probe that asks for it learns that the process lives, whatever it waits for.
     """
 
     def __init__(self) -> None:
@@ -42,6 +43,8 @@ class HealthBoard:
 
     def serving(self, service: str = "") -> bool | None:
         """Tell whether a service serves; the empty name means all of them; None: not on the board."""
+        if service == SERVICE_NAME:
+            return True
         known = self._serving.get(service) if service else all(self._serving.values())
         return False if known and self._draining else known
 

@@ -370,6 +370,15 @@ async def test_health_follows_the_board() -> None:
         assert await check(peer, SERVICE) == answer.NOT_SERVING
 
 
+async def test_the_health_service_itself_serves_for_as_long_as_the_process_lives() -> None:
+    answer = health_pb2.HealthCheckResponse
+    async with serving(Scripted()) as (server, peer):
+        assert await check(peer, "grpc.health.v1.Health") == answer.SERVING
+        server.health.drain()
+        assert await check(peer, "grpc.health.v1.Health") == answer.SERVING
+        assert await check(peer, "") == answer.NOT_SERVING
+
+
 async def test_a_health_watch_sees_each_flip() -> None:
     answer = health_pb2.HealthCheckResponse
     async with serving(Scripted()) as (server, peer):
