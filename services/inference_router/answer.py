@@ -45,8 +45,8 @@ class Answer:
 
     __slots__ = (
         "_decoder", "_ending", "_head", "_parts", "_pinger", "_rewriter", "_served", "_shown", "_sink", "_size",
-        "_timer", "_transfer", "_waiter", "attempts", "began", "committed", "complete", "error", "headers",
-        "on_complete", "ping_seconds", "provider", "refused", "status",
+        "_timer", "_transfer", "_waiter", "attempts", "began", "committed", "complete", "error", "first_byte_at",
+        "headers", "on_complete", "ping_seconds", "provider", "refused", "status", "streams",
     )  # fmt: skip
 
     def __init__(self, sink: Sink, *, provider: str, served: str, shown: str, attempts: int) -> None:
@@ -82,6 +82,10 @@ class Answer:
         """After how long a silence an event stream gets a comment; None: never."""
         self.began = 0.0
         """When the call's time at providers began, as :func:`time.perf_counter` has it, gaps left out."""
+        self.first_byte_at = 0.0
+        """When the first byte of the body was passed on, by the same clock; 0: not yet, or a ping was the first."""
+        self.streams = False
+        """It is an event stream."""
         self.on_complete: Callable[[], Outcome] | None = None
         """Makes the outcome that the sink is ended with, in the same callback as the last byte."""
 
@@ -170,7 +174,7 @@ class Answer:
 
     def _open(self, status: int, headers: Headers, length: int | None, transfer: Transfer) -> None:
         kind = field_of(headers, b"content-type")
-        stream = kind[:17].lower() == b"text/event-stream"
+        self.streams = stream = kind[:17].lower() == b"text/event-stream"
         coding = b"" if status in _BODYLESS or length == 0 else _coding(headers)
         reads = bool(self._shown)
         decoded = reads and bool(coding)
@@ -229,7 +233,8 @@ class Answer:
         if streaming and isinstance(self._rewriter, JsonModelRewriter):
             self._head.length = None  # its model was rewritten: the length that was announced is not ours
         self.committed = True
-        self._head.upstream_seconds = perf_counter() - self.began
+        self.first_byte_at = now = perf_counter()
+        self._head.upstream_seconds = now - self.began
         self._sink.head(self._head, self._decoder or self._transfer)
 
     def _end(self) -> None:
@@ -249,6 +254,7 @@ class Answer:
         try:
             if not self.committed:
                 self._commit(streaming=True)
+                self.first_byte_at = 0.0
             self._sink.data(PING)
         except Exception as error:  # noqa: BLE001 - settled() raises it, a timer has nobody to tell
             self._fail(error)

@@ -77,10 +77,14 @@ class Plan:
 class Observer:
     """Hears how attempts go; the router's health and load keeping overrides what it needs."""
 
-    __slots__ = ("until",)
+    __slots__ = ("until", "waited")
 
     until: float
     """When the call ends at the latest, by the event loop's clock."""
+
+    def __init__(self) -> None:
+        self.waited = 0.0
+        """Seconds for which the call waited for slots."""
 
     async def admit(self, candidate: Candidate) -> None:
         """Wait for a slot at a provider that has a limit. Raises Overloaded, NotReady."""
@@ -117,6 +121,8 @@ class Attempts:
         "_sent",
         "_sink",
         "_started",
+        "candidate",
+        "connecting",
         "outcome",
     )
 
@@ -128,8 +134,22 @@ class Attempts:
         self._done: list[Attempt] = []
         self._current: Answer | None = None
         self._sent = False
+        self.candidate: Candidate | None = None
+        """The one that was tried last."""
+        self.connecting = 0.0
+        """Seconds that went into new connections."""
         self.outcome: Outcome | None = None
         """What the sink was ended with; None: it was not."""
+
+    @property
+    def answer(self) -> Answer | None:
+        """Where the answer is, or will be, that the caller gets."""
+        return self._current
+
+    @property
+    def done(self) -> Sequence[Attempt]:
+        """Attempts that have ended."""
+        return self._done
 
     def write(self, receipt: Receipt) -> None:
         """Have what comes of the call carry its receipt."""
@@ -141,6 +161,7 @@ class Attempts:
         Raises JunctorError when there is none, of all failures the last that was a provider's.
         """
         given: Answer | None = None
+        given_by: Candidate | None = None
         missed: _Miss | None = None
         number = 0
         for planned in plan.candidates:
@@ -152,6 +173,7 @@ class Attempts:
             number += 1
             # It may raise, so before there is a slot to give back.
             make = plan.request_for
+            self.candidate = candidate
             request = make(candidate) if not plan.large else await asyncio.to_thread(make, candidate)
             if candidate.provider.max_concurrency and (busy := await self._busy(candidate)) is not None:
                 missed = missed or busy
@@ -161,13 +183,13 @@ class Attempts:
             if self.outcome is not None:
                 return self.outcome
             if miss is None:
-                given = answer
+                given, given_by = answer, candidate
             elif missed is None or not isinstance(miss.error, _OWN):
                 missed = miss
             if not _may_go_on(plan, answer, miss):
                 break
         if given is not None:
-            return self._deliver(given)
+            return self._deliver(given, given_by)
         raise self._noted(missed.error if missed else errors.NoRoute("There is no provider to try."))
 
     async def _busy(self, candidate: Candidate) -> _Miss | None:
@@ -222,6 +244,7 @@ class Attempts:
             failure.request_started = True
         finally:
             answer.close()
+            self.connecting += request.connect_seconds
             self._record(answer, failure)
             self._observer.ended(candidate, answer, failure)
         return self._judge(answer, failure)
@@ -239,9 +262,10 @@ class Attempts:
             self._broken(_VERDICTS.get(failure.kind, Verdict.TRUNCATED), broken)
         return _Miss(error, sent)
 
-    def _deliver(self, given: Answer) -> Outcome:
+    def _deliver(self, given: Answer, by: Candidate | None) -> Outcome:
         """Pass on an error that was an answer."""
         used = given.attempts - 1
+        self.candidate = by
         self._done[used] = msgspec.structs.replace(self._done[used], failure="")
         self._current = given
         given.deliver_error(attempts=len(self._done))

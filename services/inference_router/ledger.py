@@ -146,13 +146,18 @@ class Counted(Observer):
     __slots__ = ("_admitted", "_ledger")
 
     def __init__(self, ledger: Ledger) -> None:
+        super().__init__()
         self._ledger = ledger
         self._admitted = 0.0
 
     async def admit(self, candidate: Candidate) -> None:
         """Wait for a slot of a provider with a limit. Raises Overloaded, NotReady."""
-        await self._ledger.slots.take(candidate.provider, self.until)
-        self._admitted = self._ledger.clock()
+        came = self._ledger.clock()
+        try:
+            await self._ledger.slots.take(candidate.provider, self.until)
+        finally:
+            self._admitted = self._ledger.clock()
+            self.waited += self._admitted - came
 
     def began(self, candidate: Candidate, answer: Answer) -> None:
         """Count an open call."""

@@ -17,6 +17,7 @@ from services.inference_router.attempts import LARGE, Attempts, Observer, Plan
 from services.inference_router.catalog import CatalogKeeper
 from services.inference_router.discoveries import Discoveries
 from services.inference_router.explaining import decision, pinned_decision
+from services.inference_router.flights import Flight, Flights
 from services.inference_router.ledger import Counted, Ledger, Observed
 from services.inference_router.receipts import record
 from services.inference_router.requests import CallBody, RequestMaker, impatient, read_call_body
@@ -66,9 +67,20 @@ class Router:
         """By what a call names; bounded by the catalog, as only names that resolve are kept."""
         self._resolved_at = -1
         self.ledger = Ledger(self._loop.time, queue_limit=figures.queue_limit)
+        self.flights = Flights()
 
     async def invoke(self, call: Call, sink: Sink) -> Outcome:
         """Serve one call into ``sink``; see :class:`services.runtime.exchange.Invoker`."""
+        flight = self.flights.begin(call)
+        try:
+            outcome = await self._serve(call, sink, flight)
+        except BaseException as error:
+            self.flights.fail(flight, error)
+            raise
+        self.flights.end(flight, outcome)
+        return outcome
+
+    async def _serve(self, call: Call, sink: Sink, flight: Flight) -> Outcome:
         started = self._loop.time()
         if call.min_revision:
             await self._catch_up(call)
@@ -76,11 +88,13 @@ class Router:
             plan, observer, total = self._pinned(call)
         else:
             body = read_call_body(call) if len(call.body) <= LARGE else await asyncio.to_thread(read_call_body, call)
-            plan, observer, total = self._routed(call, body)
+            flight.streams = body.facts is not None and body.facts.stream
+            plan, observer, total = self._routed(call, body, flight)
+        flight.observer = observer
         observer.until = started + total
         if call.may_ping:
             plan.ping_seconds = self._figures.ping_seconds
-        attempts = Attempts(self._client, sink, observer)
+        attempts = flight.attempts = Attempts(self._client, sink, observer)
         if plan.receipt is not None:
             attempts.write(plan.receipt)
         timer = self._timers.start(started + total)
@@ -124,11 +138,11 @@ class Router:
             full=self.ledger.slots.full,
         )
 
-    def _routed(self, call: Call, body: CallBody) -> tuple[Plan, Observer, float]:
+    def _routed(self, call: Call, body: CallBody, flight: Flight) -> tuple[Plan, Observer, float]:
         """Plan a call by model."""
         found = self._resolve(call, body.model)
         virtual_model = found.virtual_model
-        ref = names.join(virtual_model.workspace, virtual_model.name)
+        flight.virtual_model = ref = names.join(virtual_model.workspace, virtual_model.name)
         turn = self.ledger.turn(ref)
         conditions = None
         if call.want_receipt or not found.single:  # gathering them costs more than all else that is decided here

@@ -8,6 +8,7 @@ answer byte is replaced by a fresh one.
 from __future__ import annotations
 
 import asyncio
+from time import perf_counter
 
 from junctor.errors import MalformedRequest
 from services.inference_router.upstream_connect import Connector, Resolver, system_resolver
@@ -121,7 +122,11 @@ class UpstreamClient:
     async def _connect(self, request: UpstreamRequest) -> Connection:
         if self._closed:
             raise UpstreamFailure(FailureKind.CLOSED, "The gateway is shutting down.")
-        return await self._connector.connect(request.origin, request.timers.connect)
+        began = perf_counter()
+        try:
+            return await self._connector.connect(request.origin, request.timers.connect)
+        finally:
+            request.connect_seconds += perf_counter() - began
 
 
 def encode_head(request: UpstreamRequest) -> bytes:

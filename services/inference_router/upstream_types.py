@@ -41,6 +41,8 @@ class UpstreamRequest:
     timers: Timers = field(default_factory=Timers)
     start: bytes = b""
     """Request line and fields as ``upstream.encode_start`` wrote them before; empty: they are written now."""
+    connect_seconds: float = 0.0
+    """What the client spent on new connections for it; the client writes it."""
 
 
 class Receiver(Protocol):

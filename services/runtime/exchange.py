@@ -78,6 +78,8 @@ class Call:
     """Seconds from the first request byte to the first body byte of one attempt; as above."""
     idle_timeout: float | None = None
     """Seconds between two body bytes; as above."""
+    tags: tuple[tuple[str, str], ...] = ()
+    """Labels that the caller gave for usage records and logs, by name."""
     may_ping: bool = True
     """An event stream may carry comments in its silences; false where the caller gets no such stream."""
 

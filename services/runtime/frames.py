@@ -94,6 +94,8 @@ def options_of(call: Call) -> route_pb.RequestOptions:
     options = route_pb.RequestOptions(
         session_id=call.session, min_revision=call.min_revision, want_receipt=call.want_receipt
     )
+    if call.tags:  # an empty map costs as much as all the rest
+        options.tags.update(call.tags)
     for name in ("timeout", *_ATTEMPT_TIMERS):
         if (seconds := getattr(call, name)) is not None:
             getattr(options, name).FromNanoseconds(round(seconds * 1e9))
@@ -109,6 +111,8 @@ def apply_options(call: Call, options: route_pb.RequestOptions) -> None:
     call.session = options.session_id
     call.min_revision = options.min_revision
     call.want_receipt = options.want_receipt
+    if options.tags:
+        call.tags = tuple(sorted(options.tags.items()))
 
 
 def head_to(head: Head, request_id: str) -> router_pb.InvokeHead:
