@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import asyncio
 
-HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY = 1, 3, 4, 6, 7
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+END_STREAM, END_HEADERS = 0x1, 0x4
+PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _ACK = 0x1
 _PATIENCE = 30.0
 """Seconds after which a frame that does not come fails a test."""
+_STALLED = 3.0
+"""Seconds after which an attacker whose bytes are not read gives up."""
 
 
 def call_headers(path: str) -> bytes:
@@ -20,6 +24,21 @@ def _text(value: bytes) -> bytes:
     return bytes([len(value)]) + value
 
 
+def frame(kind: int, flags: int, stream: int, payload: bytes = b"") -> bytes:
+    """Return one frame as it goes over the wire."""
+    return len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + payload
+
+
+def setting(identifier: int, value: int) -> bytes:
+    """Return one entry of a SETTINGS frame."""
+    return identifier.to_bytes(2, "big") + value.to_bytes(4, "big")
+
+
+def message(data: bytes) -> bytes:
+    """Return a gRPC message, not compressed, as it stands in DATA frames."""
+    return b"\0" + len(data).to_bytes(4, "big") + data
+
+
 class Raw:
     """A client's connection. It answers SETTINGS and PING as it has to; ``seen`` has the types of all frames."""
 
@@ -30,15 +49,38 @@ class Raw:
     @classmethod
     async def connect(cls, port: int) -> Raw:
         made = cls(*await asyncio.open_connection("127.0.0.1", port))
-        made._writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")
+        made._writer.write(PREFACE)
         made.send(SETTINGS, 0, 0, b"")
         await made.until(SETTINGS)
         return made
 
     def send(self, kind: int, flags: int, stream: int, payload: bytes, *, times: int = 1) -> None:
         """Send a frame, or the same one several times at once."""
-        head = len(payload).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big")
-        self._writer.write((head + payload) * times)
+        self._writer.write(frame(kind, flags, stream, payload) * times)
+
+    async def pour(self, data: bytes) -> bool:
+        """Send bytes as they are; return whether the server still takes any. It may stop reading, or hang up."""
+        try:
+            self._writer.write(data)
+            async with asyncio.timeout(_STALLED):
+                await self._writer.drain()
+        except (OSError, TimeoutError):
+            return False
+        return not self._writer.is_closing() and not self._reader.at_eof()
+
+    async def drop(self) -> int:
+        """Read and forget whatever comes until the server ends the connection; return the number of bytes."""
+        count = 0
+        try:
+            while data := await self._reader.read(1 << 16):
+                count += len(data)
+        except OSError:
+            pass
+        return count
+
+    def abort(self) -> None:
+        """End the connection without a word."""
+        self._writer.transport.abort()
 
     async def drain(self) -> None:
         await self._writer.drain()

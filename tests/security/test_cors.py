@@ -140,8 +140,8 @@ async def test_every_name_that_is_exposed_is_a_header_of_ours(edge: Thread) -> N
     assert "*" not in exposed
 
 
-@pytest.mark.parametrize("value", ["*", "null", "app.example", "https://a.example/x", "ftp://a", "https://", "a,*", ""])
+@pytest.mark.parametrize("value", ["*", "null", "app.example", "https://a.example/x", "ftp://a", "https://", "a,*"])
 async def test_only_explicit_origins_can_be_set(value: str, tmp_path: Path) -> None:
 
-    with pytest.raises(SettingsError, match="cors_origins"):
+    with pytest.raises(SettingsError, match="CORS_ORIGINS"):
         Settings.load({}, {"HOME": str(tmp_path), "JUNCTOR_CORS_ORIGINS": value}, services=("gateway",))
