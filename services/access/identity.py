@@ -60,7 +60,8 @@ class Identity:
         """What a workspace's members may call it."""
         if self.kind is not Kind.USER:
             return (EVERYBODY,)
-        named = (self.name, self.email) if self.email else (self.name,)
+        # A subject that reads like a group or like everybody is not one: issuers let some users choose theirs.
+        named = (name for name in (self.name, self.email) if name and not name.startswith((GROUP_PREFIX, EVERYBODY)))
         return (*named, EVERYBODY, *(GROUP_PREFIX + group for group in self.groups))
 
 

@@ -1,0 +1,117 @@
+"""A caller's identity as one process of junctor tells another: signed, short-lived, and nothing that a client can set.
+
+An assertion is ``msgpack . HMAC-SHA256`` under a key that is derived from the service token, so only a process that
+has the token can write one. It says who, never what they may do: that the receiver decides by its own book.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import time
+
+import msgspec
+
+from junctor.errors import Unauthenticated
+from services.access.identity import Caller, Identity, Kind
+from services.access.roles import Permission
+from services.runtime.auth import Secret
+
+LIFETIME = 60.0
+"""Seconds for which an assertion is good."""
+_RENEW = 30.0
+"""Age in seconds at which a new one is written: the receiver's clock may differ by the rest."""
+_SKEW = 30.0
+"""Seconds that the writer's clock may be ahead."""
+_MOST = 10_000
+"""Assertions that are kept, of each side."""
+_DIGEST = hashlib.sha256().digest_size
+
+
+class _Said(msgspec.Struct, frozen=True, array_like=True):
+    kind: str
+    name: str
+    email: str
+    groups: tuple[str, ...]
+    permissions: tuple[str, ...] | None
+    expires: float | None
+    written: float
+
+
+class Assertions:
+    """Writes and reads assertions; both are kept while they are good, so most calls cost a look-up."""
+
+    def __init__(self, token: Secret) -> None:
+        self._key = hmac.digest(token.reveal().encode(), b"junctor caller assertion 1", "sha256")
+        self._written: dict[Identity, tuple[float, bytes]] = {}
+        self._read: dict[bytes, tuple[float, Identity]] = {}
+
+    def write(self, caller: Caller) -> bytes:
+        """Return an assertion of who the caller is."""
+        now = time.time()
+        identity = caller.identity
+        kept = self._written.get(identity)
+        if kept is not None and now - kept[0] < _RENEW:
+            return kept[1]
+        left = identity.permissions
+        said = _Said(
+            identity.kind.value,
+            identity.name,
+            identity.email,
+            tuple(sorted(identity.groups)),
+            None if left is None else tuple(sorted(permission.value for permission in left)),
+            identity.expires,
+            now,
+        )
+        body = msgspec.msgpack.encode(said)
+        signed = body + hmac.digest(self._key, body, "sha256")
+        if len(self._written) >= _MOST:
+            self._written.clear()
+        self._written[identity] = (now, signed)
+        return signed
+
+    def read(self, assertion: bytes) -> Identity:
+        """Return who an assertion speaks of. Raises Unauthenticated for one that is forged, altered or too old."""
+        now = time.time()
+        kept = self._read.get(assertion)
+        if kept is None:
+            kept = self._verified(assertion)
+            if len(self._read) >= _MOST:
+                self._read.clear()
+            self._read[assertion] = kept
+        if not -_SKEW <= now - kept[0] <= LIFETIME:
+            raise _unfit()
+        return kept[1]
+
+    def _verified(self, assertion: bytes) -> tuple[float, Identity]:
+        body, signature = assertion[:-_DIGEST], assertion[-_DIGEST:]
+        if not body or not hmac.compare_digest(hmac.digest(self._key, body, "sha256"), signature):
+            raise _unfit()
+        try:
+            said = msgspec.msgpack.decode(body, type=_Said)
+            left = None if said.permissions is None else frozenset(map(Permission, said.permissions))
+            identity = Identity(
+                Kind(said.kind), said.name, said.email, frozenset(said.groups), permissions=left, expires=said.expires
+            )
+        except (msgspec.MsgspecError, ValueError) as error:
+            raise _unfit() from error
+        return said.written, identity
+
+
+def to_text(assertion: bytes) -> str:
+    """Write an assertion as metadata has it."""
+    return base64.b64encode(assertion).decode()
+
+
+def from_text(text: str | bytes) -> bytes:
+    """Read :func:`to_text`. Raises Unauthenticated."""
+    try:
+        return base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError) as error:
+        raise _unfit() from error
+
+
+def _unfit() -> Unauthenticated:
+    return Unauthenticated("The assertion of the caller is not valid.")
