@@ -73,6 +73,8 @@ class Rpc:
 
 
 Concern = Callable[[Context, Rpc], AbstractAsyncContextManager[None]]
+Judge = Callable[[Rpc, Any], None]
+"""Looks at a decoded request before its handler does; raises what is to be answered instead."""
 
 
 @dataclass(slots=True)
@@ -85,6 +87,8 @@ class CallInfo:
     """``time.monotonic()`` at which the caller gives up; None: never."""
     principal: object | None = None
     """Who calls, set by the auth concern; None: nobody in particular."""
+    workspaces: frozenset[str] | None = None
+    """What there is for the caller: workspaces in which it has a role; None: every one."""
     counters: CallCounters | None = None
     """Where its end is counted."""
     draining: asyncio.Event | None = None
@@ -99,12 +103,19 @@ def current_call() -> CallInfo | None:
     return _CURRENT.get()
 
 
+def sees(workspace: str) -> bool:
+    """Tell whether a workspace is there for the caller of the running call; with nobody in particular it is."""
+    info = _CURRENT.get()
+    return info is None or info.workspaces is None or workspace in info.workspaces
+
+
 def begin_call(path: str, request_id: str) -> None:
     """Make the running task one that serves a call of its own, which came within another one's stream."""
     outer = current_call()
     info = CallInfo(request_id, path, None)
     if outer is not None:
         info.principal, info.counters, info.draining = outer.principal, outer.counters, outer.draining
+        info.workspaces = outer.workspaces
     _CURRENT.set(info)
     REQUEST_ID.set(request_id)
 
@@ -289,10 +300,11 @@ def _draining(retry_after: float | None = None) -> NotReady:
 
 
 class Chain(grpc.aio.ServerInterceptor):
-    """Runs the concerns, outermost first, round every handler."""
+    """Runs the concerns, outermost first, round every handler, and the judges on every decoded request."""
 
-    def __init__(self, concerns: Sequence[Concern]) -> None:
+    def __init__(self, concerns: Sequence[Concern], judges: Sequence[Judge] = ()) -> None:
         self._concerns = tuple(concerns)
+        self._judges = tuple(judges)
         self._wrapped: dict[str, Handler] = {}
 
     async def intercept_service(
@@ -311,7 +323,7 @@ class Chain(grpc.aio.ServerInterceptor):
         return self._wrapped.setdefault(path, self._wrap(handler, Rpc.parse(path)))
 
     def _wrap(self, handler: Handler, rpc: Rpc) -> Handler:
-        decode = _decoder(handler)
+        decode = _decoder(handler, rpc, self._judges)
         if handler.response_streaming:
             return self._wrap_stream(handler, rpc, decode)
         return self._wrap_unary(handler, rpc, decode)
@@ -359,14 +371,17 @@ async def _pump(produced: Any, context: Context) -> None:
             await context.write(message)
 
 
-def _decoder(handler: Handler) -> Callable[[Any], Any]:
+def _decoder(handler: Handler, rpc: Rpc, judges: Sequence[Judge]) -> Callable[[Any], Any]:
     decode = handler.request_deserializer or (lambda data: data)
 
     def one(data: bytes) -> Any:
         try:
-            return decode(data)
+            message = decode(data)
         except Exception as error:
             raise MalformedRequest("The request is not a message of this method.") from error
+        for judge in judges:
+            judge(rpc, message)
+        return message
 
     async def each(stream: AsyncIterator[bytes]) -> AsyncGenerator[Any, None]:
         async for data in stream:
