@@ -163,4 +163,10 @@ def configure(*, level: str = "info", form: str = "auto", stream: TextIO | None 
         library.handlers.clear()
         library.propagate = True
         library.setLevel(max(logging.WARNING, root.level))
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_shows_no_bytes)
     return redactor
+
+
+def _shows_no_bytes(record: logging.LogRecord) -> bool:
+    """Metadata that are no UTF-8 would be written out in full by grpc, at the level of errors: keys and all."""
+    return not str(record.msg).startswith("Invalid encoding")
