@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -87,11 +88,13 @@ class GatewayService:
             return all(health.serving for health in self._health.values())
         return self._health["inference-router"].serving
 
-    async def start(self, listener: socket.socket) -> None:
-        """Serve on ``listener``."""
+    async def start(self, listener: socket.socket, tls: ssl.SSLContext | None = None) -> None:
+        """Serve on ``listener``; with ``tls`` HTTPS."""
         for health in self._health.values():
             self._tasks.start(health.run())
-        self._server = await serve(self.app, listener, grace=self._options.drain_timeout, protocol=self._protocol)
+        self._server = await serve(
+            self.app, listener, grace=self._options.drain_timeout, protocol=self._protocol, tls=tls
+        )
 
     async def quiesce(self) -> None:
         """Stop accepting, and ask the clients that are connected to go; requests under way go on."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import httpx
 
 from junctor import config
 from junctor.records import Json
+from junctor.request import Request
 from junctor.resources import kinds
 from junctor.resources.awaited import (
     AsyncModels,
@@ -25,6 +26,8 @@ from junctor.transport import ANSWER_SECONDS, AsyncTransport, Options
 if TYPE_CHECKING:
     from junctor.grpc_inference import AsyncGrpcInference
 
+T = TypeVar("T")
+
 
 class AsyncInference:
     """Providers, what can be called, and calls through the gateway."""
@@ -40,8 +43,8 @@ class AsyncClient:
     """A client for one junctor, for one event loop. The async twin of :class:`junctor.Client`.
 
     Where it is: argument over ``JUNCTOR_BASE_URL``, ``JUNCTOR_WORKSPACE``, ``JUNCTOR_ACCESS_TOKEN``,
-    ``JUNCTOR_GRPC_TARGET`` over the current context of the config file. Use it in an ``async with`` block, or
-    :meth:`close` it. Raises InvalidField for an address or token that cannot be used.
+    ``JUNCTOR_GRPC_TARGET``, ``JUNCTOR_TLS_CA_FILE`` over the current context of the config file. Use it in an
+    ``async with`` block, or :meth:`close` it. Raises InvalidField for an address or token that cannot be used.
     """
 
     def __init__(  # noqa: PLR0913 - keyword-only, all optional
@@ -51,13 +54,21 @@ class AsyncClient:
         workspace: str | None = None,
         access_token: str | None = None,
         grpc_target: str | None = None,
+        ca_file: str | None = None,
         timeout: float = ANSWER_SECONDS,
         max_retries: int = MAX_RETRIES,
         http_client: httpx.AsyncClient | None = None,
     ) -> None:
-        """``timeout``: longest silence, seconds. ``http_client``: yours, for proxies or TLS; it is not closed."""
+        """``timeout``: longest silence, seconds. ``ca_file``: PEM file of the authorities that vouch for junctor.
+
+        ``http_client``: yours, for proxies or TLS of your own making; it is not closed.
+        """
         self.settings = config.resolve(
-            base_url=base_url, workspace=workspace, access_token=access_token, grpc_target=grpc_target
+            base_url=base_url,
+            workspace=workspace,
+            access_token=access_token,
+            grpc_target=grpc_target,
+            ca_file=ca_file,
         )
         self._transport = AsyncTransport(Options(self.settings, timeout, RetryPolicy(max_retries)), http_client)
         self._grpc: AsyncGrpcInference | None = None
@@ -75,6 +86,10 @@ class AsyncClient:
 
             self._grpc = AsyncGrpcInference(self.settings)
         return self._grpc
+
+    async def send(self, request: Request[T]) -> T:
+        """Send a request of your own building, with this client's address, credential, retries and errors."""
+        return await self._transport.send(request)
 
     async def status(self) -> Json:
         """Return the state of every service, as ``GET /status`` has it."""

@@ -22,6 +22,10 @@ REQUEST_ID_KEY: Final = "x-request-id"
 REQUEST_ID: ContextVar[str] = ContextVar("junctor_request_id", default="")
 """Id of the request being served; passed on to every peer that is called meanwhile."""
 
+CALLER_KEY: Final = "x-junctor-caller"
+CALLER: ContextVar[str] = ContextVar("junctor_caller", default="")
+"""For whom peers are called meanwhile: a signed assertion, which counts only beside the proof of being a peer."""
+
 CLIENT_RECEIVE_LIMIT: Final = 64 * 1024 * 1024
 """Bytes of one message that a client takes."""
 METADATA_LIMIT: Final = 64 * 1024
@@ -70,9 +74,13 @@ def channel_options(receive_limit: int = CLIENT_RECEIVE_LIMIT) -> list[tuple[str
     ]
 
 
-def open_channel(target: str, *, receive_limit: int = CLIENT_RECEIVE_LIMIT) -> grpc.aio.Channel:
-    """Open a channel to any gRPC target (``host:port``, ``dns:///…``). It connects at first use."""
-    return grpc.aio.insecure_channel(target, options=channel_options(receive_limit))
+def open_channel(
+    target: str, *, receive_limit: int = CLIENT_RECEIVE_LIMIT, credentials: grpc.ChannelCredentials | None = None
+) -> grpc.aio.Channel:
+    """Open a channel to any gRPC target (``host:port``, ``dns:///…``). It connects at first use; None: without TLS."""
+    if credentials is None:
+        return grpc.aio.insecure_channel(target, options=channel_options(receive_limit))
+    return grpc.aio.secure_channel(target, credentials, options=channel_options(receive_limit))
 
 
 class Peer:
@@ -85,9 +93,10 @@ class Peer:
         self._metadata = metadata
 
     def metadata(self) -> Metadata:
-        """Return the metadata of a call made now, the request id that is being served included."""
-        request_id = REQUEST_ID.get()
-        return (*self._metadata, (REQUEST_ID_KEY, request_id)) if request_id else self._metadata
+        """Return the metadata of a call made now: with the request id that is being served, and its caller."""
+        request_id, caller = REQUEST_ID.get(), CALLER.get()
+        more = ((REQUEST_ID_KEY, request_id),) if request_id else ()
+        return (*self._metadata, *more, (CALLER_KEY, caller)) if caller else (*self._metadata, *more)
 
     async def ready(self, wait: float = READY_WAIT) -> None:
         """Return once connected; raise PeerUnavailable after ``wait`` seconds."""

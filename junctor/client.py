@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import threading
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Self, TypeVar
 
 import httpx
 
 from junctor import config
 from junctor.records import Json
+from junctor.request import Request
 from junctor.resources import kinds
 from junctor.resources.blocking import Models, Providers, Secrets, ServedModels, VirtualModels, Workspaces
 from junctor.resources.gateway_blocking import Gateway
@@ -18,6 +19,8 @@ from junctor.transport import ANSWER_SECONDS, Options, Transport
 
 if TYPE_CHECKING:
     from junctor.grpc_inference import GrpcInference
+
+T = TypeVar("T")
 
 
 class Inference:
@@ -34,8 +37,8 @@ class Client:
     """A client for one junctor, safe to use from several threads.
 
     Where it is: argument over ``JUNCTOR_BASE_URL``, ``JUNCTOR_WORKSPACE``, ``JUNCTOR_ACCESS_TOKEN``,
-    ``JUNCTOR_GRPC_TARGET`` over the current context of the config file. Use it in a ``with`` block, or
-    :meth:`close` it. Raises InvalidField for an address or token that cannot be used.
+    ``JUNCTOR_GRPC_TARGET``, ``JUNCTOR_TLS_CA_FILE`` over the current context of the config file. Use it in a ``with``
+    block, or :meth:`close` it. Raises InvalidField for an address or token that cannot be used.
     """
 
     def __init__(  # noqa: PLR0913 - keyword-only, all optional
@@ -45,13 +48,21 @@ class Client:
         workspace: str | None = None,
         access_token: str | None = None,
         grpc_target: str | None = None,
+        ca_file: str | None = None,
         timeout: float = ANSWER_SECONDS,
         max_retries: int = MAX_RETRIES,
         http_client: httpx.Client | None = None,
     ) -> None:
-        """``timeout``: longest silence, seconds. ``http_client``: yours, for proxies or TLS; it is not closed."""
+        """``timeout``: longest silence, seconds. ``ca_file``: PEM file of the authorities that vouch for junctor.
+
+        ``http_client``: yours, for proxies or TLS of your own making; it is not closed.
+        """
         self.settings = config.resolve(
-            base_url=base_url, workspace=workspace, access_token=access_token, grpc_target=grpc_target
+            base_url=base_url,
+            workspace=workspace,
+            access_token=access_token,
+            grpc_target=grpc_target,
+            ca_file=ca_file,
         )
         self._transport = Transport(Options(self.settings, timeout, RetryPolicy(max_retries)), http_client)
         self._grpc: GrpcInference | None = None
@@ -71,6 +82,10 @@ class Client:
 
                 self._grpc = GrpcInference(self.settings)
             return self._grpc
+
+    def send(self, request: Request[T]) -> T:
+        """Send a request of your own building, with this client's address, credential, retries and errors."""
+        return self._transport.send(request)
 
     def status(self) -> Json:
         """Return the state of every service, as ``GET /status`` has it."""

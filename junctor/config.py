@@ -29,20 +29,28 @@ DEFAULT_BASE_URL: Final = "http://localhost:8080"
 DEFAULT_WORKSPACE: Final = "default"
 DEFAULT_CONTEXT: Final = "default"
 DEFAULT_GRPC_PORT: Final = 50051
-KEYS: Final = ("base_url", "workspace", "access_token", "grpc_target")
+KEYS: Final = ("base_url", "workspace", "access_token", "grpc_target", "ca_file")
 """Keys of a context."""
-VARIABLES: Final = {key: f"JUNCTOR_{key.upper()}" for key in KEYS}
+VARIABLES: Final = {key: f"JUNCTOR_{key.upper()}" for key in KEYS} | {"ca_file": "JUNCTOR_TLS_CA_FILE"}
+CONVENTIONS: Final = {"ca_file": "SSL_CERT_FILE"}
+"""Variables of other tools that count where nothing else says anything."""
 CONFIG_FILE: Final = "JUNCTOR_CONFIG_FILE"
 
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What a client needs to know. ``grpc_target`` is any gRPC target; ``access_token`` empty means none."""
+    """What a client needs to know. ``access_token`` empty means none.
+
+    ``grpc_target`` is any gRPC target. It is called over TLS if the base URL is https; ``http://`` or ``https://``
+    before it says otherwise.
+    """
 
     base_url: str = DEFAULT_BASE_URL
     workspace: str = DEFAULT_WORKSPACE
     access_token: str = field(default="", repr=False)
     grpc_target: str = ""
+    ca_file: str = ""
+    """PEM file of the authorities that vouch for junctor; empty: the public ones."""
     sources: Mapping[str, str] = field(default_factory=dict)
     """Where each value came from: ``argument``, a variable's name, ``context <name>`` or ``default``."""
 
@@ -78,6 +86,8 @@ def resolve(environment: Mapping[str, str] | None = None, **arguments: str | Non
     for key in KEYS:
         offers = [("argument", arguments.get(key)), (VARIABLES[key], environment.get(VARIABLES[key]))]
         offers.append((f"context {file.current}", file.active.get(key)))
+        if key in CONVENTIONS:
+            offers.append((CONVENTIONS[key], environment.get(CONVENTIONS[key])))
         chosen = next(((source, value) for source, value in offers if value), None)
         sources[key], values[key] = chosen or ("default", getattr(Settings(), key))
     values["base_url"] = values["base_url"].rstrip("/")

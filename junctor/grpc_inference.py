@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import grpc
 
+from junctor import trust
 from junctor.channel import (
     CALL_TIMEOUT,
     READY_WAIT,
@@ -51,9 +52,13 @@ class GrpcInference:
     """The service, blocking. Raises PeerUnavailable when there is no connection."""
 
     def __init__(self, settings: Settings) -> None:
-        self._target = settings.grpc_target
+        self._target, credentials = trust.grpc_way(settings)
         self._metadata = metadata_of(settings)
-        self._channel = grpc.insecure_channel(self._target, options=channel_options())
+        options = channel_options()
+        if credentials is None:
+            self._channel = grpc.insecure_channel(self._target, options=options)
+        else:
+            self._channel = grpc.secure_channel(self._target, credentials, options=options)
         self.stub = InferenceStub(self._channel)
         """The generated stub, for what the methods here do not offer; it raises ``grpc.RpcError``."""
         self._router = InferenceRouterStub(self._channel)
@@ -171,8 +176,9 @@ class AsyncGrpcInference:
     """The async twin of :class:`GrpcInference`. Cancelling a call stops the model."""
 
     def __init__(self, settings: Settings) -> None:
-        channel = open_channel(settings.grpc_target)
-        self._peer = _ClientPeer(channel, name=settings.grpc_target, metadata=metadata_of(settings))
+        target, credentials = trust.grpc_way(settings)
+        channel = open_channel(target, credentials=credentials)
+        self._peer = _ClientPeer(channel, name=target, metadata=metadata_of(settings))
         self.stub: InferenceAsyncStub = InferenceStub(channel)
         """The generated stub, for what the methods here do not offer; it raises ``grpc.aio.AioRpcError``."""
         self._router: InferenceRouterAsyncStub = InferenceRouterStub(channel)

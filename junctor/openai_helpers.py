@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from junctor import urls
+from junctor import trust, urls
 from junctor.config import Settings
 from junctor.errors import NotSupported
 from junctor.records import Model, Provider
@@ -24,18 +24,18 @@ class OpenAiHelpers:
         Raises NotSupported when OpenAI's SDK is not installed.
         """
         try:
-            from openai import OpenAI
+            from openai import DefaultHttpxClient, OpenAI
         except ImportError:
             raise NotSupported(_MISSING) from None
-        return OpenAI(**self._options(workspace, options))
+        return OpenAI(**self._options(workspace, options, DefaultHttpxClient))
 
     def get_async_openai_client(self, *, workspace: str | None = None, **options: Any) -> AsyncOpenAI:
         """The same, as ``openai.AsyncOpenAI``."""
         try:
-            from openai import AsyncOpenAI
+            from openai import AsyncOpenAI, DefaultAsyncHttpxClient
         except ImportError:
             raise NotSupported(_MISSING) from None
-        return AsyncOpenAI(**self._options(workspace, options))
+        return AsyncOpenAI(**self._options(workspace, options, DefaultAsyncHttpxClient))
 
     def get_openai_route_base_url(self, *, workspace: str | None = None) -> str:
         """Return the base URL that routes by the body's ``model``: ``workspace/name`` or ``name``."""
@@ -55,11 +55,13 @@ class OpenAiHelpers:
         """Return the headers that a client of another make must send: the caller's identity, if there is one."""
         return {name: value for name, value in urls.identity(self._settings).items() if name != "user-agent"}
 
-    def _options(self, workspace: str | None, given: dict[str, Any]) -> dict[str, Any]:
-        own = {
+    def _options(self, workspace: str | None, given: dict[str, Any], http_client: Any) -> dict[str, Any]:
+        own: dict[str, Any] = {
             "base_url": self.get_openai_route_base_url(workspace=workspace),
             "api_key": self._settings.access_token or urls.NO_TOKEN,
         }
+        if self._settings.ca_file and "http_client" not in given:
+            own["http_client"] = http_client(verify=trust.context(self._settings.ca_file))
         return {**own, **given}
 
 

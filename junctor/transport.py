@@ -17,7 +17,7 @@ from typing import Any, Final, TypeVar
 
 import httpx
 
-from junctor import http_errors, urls
+from junctor import http_errors, trust, urls
 from junctor.config import Settings
 from junctor.errors import JunctorError
 from junctor.request import Answer, Request
@@ -49,7 +49,10 @@ class Options:
     def new_client(self, kind: Callable[..., T]) -> T:
         """Make the HTTP client. A proxy of the environment is for the world outside, never for this machine."""
         url = urls.checked(self.settings.base_url)
-        return kind(trust_env=not urls.is_loopback(url.hostname), timeout=self._timeout(None))
+        options: dict[str, Any] = {"trust_env": not urls.is_loopback(url.hostname), "timeout": self._timeout(None)}
+        if self.settings.ca_file and url.scheme == "https":
+            options["verify"] = trust.context(self.settings.ca_file)
+        return kind(**options)
 
     def build(self, client: httpx.Client | httpx.AsyncClient, request: Request[Any]) -> httpx.Request:
         """Write the request; its id is the same in every attempt."""

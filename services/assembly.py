@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from junctor.channel import Metadata, Peer, open_peer
+from services.process_tls import ProcessTls
 from services.runtime.addresses import AddressPolicy
 from services.runtime.admin_http import AdminServer
 from services.runtime.auth import Access, Secret, load_or_create_token, token_metadata
@@ -102,12 +103,15 @@ class Node:
         self._stopping = False
         self.names = (*PORTS, GATEWAY) if UP in settings.services else settings.services
         self.grpc_port = 0
+        self.peer_port = 0
         self.http_port = 0
         self._tasks = Tasks("node")
+        self._tls = ProcessTls(settings.tls)
         self._counters = CallCounters()
         self._collectors: list[Collector] = [process_metrics(time.time()), call_metrics(self._counters)]
+        self._collectors.append(self._tls.certificates.metrics)
         self._inside = ""
-        """Where this very process is reached by gRPC."""
+        """Where this very process is reached by gRPC, without TLS."""
         self._admin: AdminServer | None = None
         self._listener: socket.socket | None = None
         self._token = load_or_create_token(settings.service_token_file)
@@ -138,6 +142,7 @@ class Node:
         if self._listener is not None:
             await self._start_gateway(self._listener)
         self._tasks.start(self._report_health())
+        self._tasks.start(self._tls.certificates.watch())
 
     async def stop(self) -> None:
         """Drain: say NOT_SERVING, stop accepting, finish streams up to the limit, close everything."""
@@ -186,9 +191,11 @@ class Node:
         if any(name in PORTS for name in self.names):
             self._server = self._make_server()
             self.grpc_port = self._server.bind(grpc.host, grpc.port)
-            shared = self._share is not None
+            if (port := self.settings.tls.peer_port) is not None and (peers := self._tls.peer_port()) is not None:
+                self.peer_port = self._server.bind_peers(grpc.host, port, peers)
+            apart = self._share is not None or self.settings.tls.grpc is not None
             self._inside = (
-                f"127.0.0.1:{self._server.bind_inside()}" if shared else _own_target(grpc.host, self.grpc_port)
+                f"127.0.0.1:{self._server.bind_inside()}" if apart else _own_target(grpc.host, self.grpc_port)
             )
 
     def _make_server(self) -> GrpcServer:
@@ -207,6 +214,8 @@ class Node:
             counters=self._counters,
             reuse_port=self._share is not None,
             channelz_too=True,
+            credentials=self._tls.grpc_port(),
+            peers=settings.tls.peers,
         )
 
     async def _start_services(self, server: GrpcServer) -> None:
@@ -333,7 +342,7 @@ class Node:
                 needs_all=UP in self.settings.services or bool(self._share and self._share.relay_to),
             ),
         )
-        await self._gateway.start(listener)
+        await self._gateway.start(listener, self._tls.edge())
 
     async def _start_admin(self, port: int) -> None:
         self._admin = AdminServer(readiness=self.checks, collectors=[self.families], details=self.details)
@@ -354,9 +363,12 @@ class Node:
     def _open_peer(self, name: str) -> Peer:
         target = getattr(self.settings.peers, name.replace("-", "_"))
         metadata: Metadata = token_metadata(self._token) if name in ("model-registry", "provider-registry") else ()
+        near = self._inside if target is None else ""
         if self._share is not None and name in REGISTRIES:
-            target = self._share.relay_to or target
-        return open_peer(target or self._inside, name=name, metadata=metadata)
+            near = self._share.relay_to or near
+        if near or target is None:
+            return open_peer(near, name=name, metadata=metadata)
+        return self._tls.open_peer(target, name=name, metadata=metadata)
 
     async def _report_health(self) -> None:
         while self._server is not None:

@@ -115,6 +115,8 @@ def run(settings: Settings, work: Work[SiteT], *, make: Callable[[Settings], Sit
     redactor = telemetry.configure(level=settings.log.level, form=settings.log.format)
     for name in settings.unknown:
         _log.warning("%s is not a setting", name)
+    for exposure in settings.exposures:
+        _log.warning("%s", exposure)
     try:
         uvloop.run(_until_signal(make, settings, redactor, work))
     except (CannotStart, OSError) as error:
@@ -134,7 +136,12 @@ def explain(error: Exception) -> str:
     return str(error)
 
 
-_HOST_FLAGS = {"--port": "--host", "--grpc-port": "--grpc-host", "--admin-port": "--grpc-host"}
+_HOST_FLAGS = {
+    "--port": "--host",
+    "--grpc-port": "--grpc-host",
+    "--admin-port": "--grpc-host",
+    "--peer-port": "--grpc-host",
+}
 
 
 def hush_terminal(settings: Settings) -> None:

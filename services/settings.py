@@ -35,8 +35,11 @@ from services.settings_table import (
     proxy,
     secret,
 )
+from services.settings_tls import Tls, tls_problems
 
 _K8S_LINK = re.compile(r"JUNCTOR_(?:.*_)?(?:SERVICE_HOST|SERVICE_PORT(?:_.*)?|PORT(?:_\d+_.*)?)")
+
+_MEANT = "set JUNCTOR_INSECURE=true if that is meant"
 
 
 class SettingsError(Exception):
@@ -140,6 +143,7 @@ class Settings:
     discovery_interval: float
     default_workspace: str
     auth: Auth
+    tls: Tls
     log: Log
     values: Mapping[str, Any]
     """Every row's value by its name, for :meth:`render`."""
@@ -147,6 +151,8 @@ class Settings:
     """Where each value is from: ``flag``, ``env``, ``file``, the name of another tool's variable, or ``default``."""
     unknown: tuple[str, ...]
     """Variables that begin with ``JUNCTOR_`` and are no settings: worth a warning."""
+    exposures: tuple[str, ...]
+    """What ``JUNCTOR_INSECURE`` allows here, a line each: worth a warning."""
 
     @classmethod
     def load(
@@ -175,7 +181,9 @@ class Settings:
             except ValueError as error:
                 problems.append(f"{_name_at(row, origin)}: {error}{_but(row, given)}")
         if not problems:
-            problems += [*_exposed(values, facts), *_alone(values, facts)]
+            if not values["insecure"]:
+                problems += [f"{line}; {_MEANT}" for line in _exposures(values, facts)]
+            problems += [*_alone(values, facts), *tls_problems(values)]
         if problems:
             raise SettingsError(problems)
         return _tree(facts, values, origins, environ)
@@ -283,21 +291,24 @@ def _alone(values: Mapping[str, Any], facts: Facts) -> list[str]:
     return [f"JUNCTOR_WORKERS: {one[0]} is one process: only gateway and inference-router may have more workers"]
 
 
-def _exposed(values: Mapping[str, Any], facts: Facts) -> list[str]:
-    """With auth off, everybody who reaches a listener may do everything."""
-    if values["insecure"]:
-        return []
+def _exposures(values: Mapping[str, Any], facts: Facts) -> list[str]:
+    """Say what others can do or read at listeners that are not for this machine alone."""
     listeners = []
     if facts.runs(GATEWAY):
-        listeners.append(("JUNCTOR_HOST", values["host"]))
+        listeners.append(("JUNCTOR_HOST", values["host"], values["tls_cert_file"]))
     if any(facts.runs(name) for name in PORTS):
-        listeners.append(("JUNCTOR_GRPC_HOST", values["grpc_host"]))
-    return [
-        f"{env}: {host} is not a loopback address and JUNCTOR_AUTH is off, so anybody who reaches it may do anything; "
-        "set JUNCTOR_INSECURE=true if that is meant"
-        for env, host in listeners
-        if not is_loopback(host)
-    ]
+        certificate = values["grpc_tls_cert_file"] or values["tls_cert_file"]
+        listeners.append(("JUNCTOR_GRPC_HOST", values["grpc_host"], certificate))
+    found = []
+    for env, host, certificate in listeners:
+        if is_loopback(host):
+            continue
+        where = f"{env}: {host} is not a loopback address and"
+        if values["auth"] == "off":
+            found.append(f"{where} JUNCTOR_AUTH is off, so anybody who reaches it may do anything")
+        elif certificate is None:
+            found.append(f"{where} has no TLS (JUNCTOR_TLS_CERT_FILE), so keys and tokens can be read on their way")
+    return found
 
 
 def is_loopback(host: str) -> bool:
@@ -343,6 +354,7 @@ def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], e
         max_body=v["max_body_mb"] * 1024 * 1024,
         timeouts=Timeouts(v["connect_timeout"], v["first_byte_timeout"], v["idle_timeout"], v["total_timeout"]),
         auth=Auth(v["auth"], v["admin_key"], v["admin_key_file"], v["insecure"]),
+        tls=Tls.of(v),
         log=Log(v["log_level"], v["log_format"]),
         egress=Egress(v["http_proxy"], v["https_proxy"], v["no_proxy"] or NoProxy(), _authorities(v["ca_file"])),
         queue_limit=v["queue_limit"],
@@ -352,6 +364,7 @@ def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], e
         values=MappingProxyType(dict(values)),
         origins=MappingProxyType(dict(origins)),
         unknown=_unknown(environ),
+        exposures=tuple(_exposures(v, facts)),
         seed_key=Secret(key) if key else None,
         **{name: v[name] for name in (*same, *more, *limits)},
     )

@@ -236,6 +236,15 @@ def ca_file(value: Any) -> Path:
     return found
 
 
+def peer_names(value: Any) -> tuple[str, ...]:
+    """DNS names and URIs as certificates have them, divided by commas (a list in TOML), or ``*``."""
+    given = value.split(",") if isinstance(value, str) else value
+    found = [str(name).strip() for name in given] if isinstance(given, list) else [""]
+    if not found or not all(name and name.isascii() and name.isprintable() and " " not in name for name in found):
+        raise ValueError("must be DNS names or URIs of certificates, divided by commas, or *")
+    return tuple(sorted(set(found)))
+
+
 def header_names(value: Any) -> tuple[str, ...] | None:
     """Names of header fields, divided by commas (a list in TOML), or ``all``."""
     given = value.split(",") if isinstance(value, str) else value
@@ -465,7 +474,70 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("auth", auth_mode, "off", "Keys and roles. Only `off` in this release, for loopback addresses."),
     Setting("admin_key", secret, None, "First admin key, for a later release."),
     Setting("admin_key_file", path, None, "File with the first admin key, for a later release."),
-    Setting("insecure", switch, False, "`true` allows `JUNCTOR_AUTH=off` on an address that is not loopback."),
+    Setting(
+        "tls_cert_file",
+        path,
+        None,
+        "PEM file with the certificate of this process's listeners (HTTP edge and gRPC), then those between it and its "
+        "authority. With it they speak TLS 1.2 or 1.3 only. Read again when it changes.",
+        "--tls-cert-file",
+        shown_default="off",
+    ),
+    Setting("tls_key_file", path, None, "PEM file with its RSA or ECDSA key, not encrypted.", "--tls-key-file"),
+    Setting(
+        "grpc_tls_cert_file",
+        path,
+        None,
+        "Another certificate for the gRPC listeners.",
+        shown_default="`JUNCTOR_TLS_CERT_FILE`",
+    ),
+    Setting("grpc_tls_key_file", path, None, "Its key.", shown_default="`JUNCTOR_TLS_KEY_FILE`"),
+    Setting(
+        "peer_ca_file",
+        path,
+        None,
+        "PEM file of the authorities that vouch for the other services. With it they are called over TLS.",
+        shown_default="off",
+    ),
+    Setting("peer_cert_file", path, None, "Certificate to show to the services called.", shown_default="none"),
+    Setting("peer_key_file", path, None, "Its key.", shown_default="none"),
+    Setting(
+        "peer_client_ca_file",
+        path,
+        None,
+        "PEM file of the authorities that vouch for other processes of junctor. With it gRPC callers must show a "
+        "certificate: at `JUNCTOR_PEER_PORT` if that is set, else at the gRPC port.",
+        shown_default="off",
+    ),
+    Setting(
+        "peer_port",
+        port_or_off,
+        None,
+        "Second gRPC port, for other processes of junctor; the first one then asks nobody for a certificate.",
+        "--peer-port",
+        shown_default="off",
+    ),
+    Setting(
+        "peer_names",
+        peer_names,
+        None,
+        "Names in certificates (DNS names and URIs of the SAN) that may call internal services, divided by commas; "
+        "`*`: every one that `JUNCTOR_PEER_CLIENT_CA_FILE` vouches for.",
+        shown_default="none: the service token is needed",
+    ),
+    Setting(
+        "peer_proof",
+        one_of("either", "certificate", "both"),
+        "either",
+        "What opens internal services to other processes: such a name or the service token (`either`), only the name, "
+        "or `both`.",
+    ),
+    Setting(
+        "insecure",
+        switch,
+        False,
+        "`true` allows, with a warning, `JUNCTOR_AUTH=off` or no TLS on an address that is not loopback.",
+    ),
     Setting("log_level", one_of(*LEVELS), "info", "`debug`, `info`, `warning` or `error`."),
     Setting(
         "log_format",
@@ -481,6 +553,10 @@ CLIENT_ENVS: Final[Mapping[str, tuple[str, str]]] = {
     "JUNCTOR_WORKSPACE": ("`default`", "CLI and SDK: workspace."),
     "JUNCTOR_ACCESS_TOKEN": ("–", "CLI and SDK: access token."),
     "JUNCTOR_GRPC_TARGET": ("host of the base URL, port 50051", "CLI and SDK: gRPC target for typed calls."),
+    "JUNCTOR_TLS_CA_FILE": (
+        "`SSL_CERT_FILE`, else public authorities",
+        "CLI and SDK: PEM file of the authorities that vouch for this junctor, over HTTPS and gRPC.",
+    ),
     "JUNCTOR_CONFIG_FILE": ("`~/.config/junctor/config.toml`", "CLI and SDK: settings file."),
 }
 """Read by the client side alone: variable → default, meaning."""

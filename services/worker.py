@@ -51,8 +51,10 @@ def _settings(orders: Orders) -> Settings:
         settings,
         services=services,
         grpc=Address(settings.grpc.host, orders.grpc_port),
+        tls=replace(settings.tls, peer_port=orders.peer_port),
         admin_port=None,
-        unknown=(),  # the supervisor said so
+        unknown=(),  # the supervisor said so, and what is exposed
+        exposures=(),
     )
 
 

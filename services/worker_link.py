@@ -26,6 +26,7 @@ class Orders:
     """As on the command line of its supervisor."""
     flags: dict[str, Any]
     grpc_port: int
+    peer_port: int | None
     first: bool
     listener: int | None
     """File descriptor of the edge's listening socket."""

@@ -29,6 +29,7 @@ from services.runtime.server import BindError, reserve
 from services.runtime.tasks import Tasks
 from services.settings import Address, Settings
 from services.settings_table import GATEWAY, PORTS, UP
+from services.settings_tls import Tls
 from services.worker_link import Link, Orders, merged
 from services.worker_process import FIRST_BACKOFF, GOOD_SECONDS, LAST_BACKOFF, Slot, Worker
 
@@ -60,10 +61,11 @@ class Supervisor:
         self.names = (*PORTS, GATEWAY) if UP in settings.services else settings.services
         self.http_port = 0
         self.grpc_port = 0
+        self.peer_port: int | None = None
         self._plan = _Plan(settings.services, dict(flags))
         self._token = load_or_create_token(settings.service_token_file)
         self._registries: Node | None = None
-        self._reserved: socket.socket | None = None
+        self._reserved: list[socket.socket] = []
         self._admin: AdminServer | None = None
         self._own = process_metrics(time.time())
         self._tasks = Tasks("supervisor")
@@ -104,8 +106,8 @@ class Supervisor:
             await self._registries.stop()
         if self._admin is not None:
             await self._admin.stop()
-        if self._reserved is not None:
-            self._reserved.close()
+        for taken in self._reserved:
+            taken.close()
 
     def end_now(self) -> None:
         """Kill every worker."""
@@ -133,8 +135,14 @@ class Supervisor:
             listeners = [*group]
         self._plan.slots = [Slot(number, one) for number, one in enumerate(listeners, start=1)]
         if ROUTER in self.names:
-            self._reserved = reserve(grpc.host, grpc.port)
-            self.grpc_port = int(self._reserved.getsockname()[1])
+            self.grpc_port = self._reserve(grpc.host, grpc.port, flag="--grpc-port")
+            if (port := self.settings.tls.peer_port) is not None:
+                self.peer_port = self._reserve(grpc.host, port, flag="--peer-port")
+
+    def _reserve(self, host: str, port: int, *, flag: str) -> int:
+        taken = reserve(host, port, flag=flag)
+        self._reserved.append(taken)
+        return int(taken.getsockname()[1])
 
     async def _start_admin(self, port: int) -> None:
         self._admin = AdminServer(
@@ -147,7 +155,8 @@ class Supervisor:
             raise BindError(host, port, error.errno or 0, error.strerror or str(error), flag="--admin-port") from error
 
     async def _start_registries(self) -> None:
-        own = replace(self.settings, services=REGISTRIES, grpc=Address("127.0.0.1", 0), admin_port=None)
+        inside = replace(self.settings, grpc=Address("127.0.0.1", 0), tls=Tls(), exposures=())  # workers alone call it
+        own = replace(inside, services=REGISTRIES, admin_port=None)
         self._registries = Node(own)
         await self._registries.start()
         self._plan.relay_to = f"127.0.0.1:{self._registries.grpc_port}"
@@ -173,6 +182,7 @@ class Supervisor:
             plan.services,
             plan.flags,
             self.grpc_port,
+            self.peer_port,
             slot.number == 1,
             slot.listener.fileno() if slot.listener is not None else None,
             plan.relay_to,

@@ -40,11 +40,12 @@ def _text(flag: str, told: str, *short: str) -> typer.models.OptionInfo:
         "junctor config set --context prod --activate --base-url https://…",
     ),
 )
-def set_(
+def set_(  # noqa: PLR0913, PLR0917 - one parameter per flag
     base_url: Annotated[str | None, _text("--base-url", "Where junctor is; empty removes it.")] = None,
     workspace: Annotated[str | None, _text("--workspace", "Workspace of commands.", "-w")] = None,
     access_token: Annotated[str | None, _text("--access-token", "Bearer token; - asks, or reads stdin.")] = None,
     grpc_target: Annotated[str | None, _text("--grpc-target", "Where its gRPC is.")] = None,
+    ca_file: Annotated[str | None, _text("--ca-file", "PEM file of the authorities that vouch for it.")] = None,
     context: _Context = "",
     activate: Annotated[bool, typer.Option("--activate", help="Make it the current context.")] = False,
 ) -> None:
@@ -52,6 +53,7 @@ def set_(
     if access_token == "-":  # noqa: S105 - the sign for standard input
         access_token = _token()
     given = {"base_url": base_url, "workspace": workspace, "access_token": access_token, "grpc_target": grpc_target}
+    given["ca_file"] = ca_file
     values = {key: value for key, value in given.items() if value is not None}
     if not values and not activate:
         raise typer.BadParameter("nothing to set; see junctor config set --help")

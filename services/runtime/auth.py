@@ -189,6 +189,15 @@ def check_peer(context: Context, token: Secret | None, peers: PeerRule) -> None:
         raise PermissionDenied("This service is internal: no name in the caller's certificate is allowed here.")
 
 
+def is_peer(context: Context, token: Secret | None, peers: PeerRule) -> bool:
+    """Tell whether the caller is another process of junctor, by :func:`check_peer`."""
+    try:
+        check_peer(context, token, peers)
+    except (Unauthenticated, PermissionDenied):
+        return False
+    return True
+
+
 def _identity(context: Context) -> frozenset[str] | None:
     """Return the names of the verified certificate, empty without one; None on a connection without TLS.
 

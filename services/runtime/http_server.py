@@ -1,10 +1,11 @@
-"""Runs an ASGI application inside this process's event loop: uvicorn without its signal handlers."""
+"""Runs an ASGI application inside this process's event loop: uvicorn without its signal handlers, with TLS if asked."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import socket
+import ssl
 import time
 from collections.abc import Awaitable, Callable, Generator
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import uvicorn
 
 from services.runtime.server import BindError
+from services.runtime.tls_listener import TlsListener
 
 BACKLOG = 4_096
 PARTING_SECONDS = 1.0
@@ -56,8 +58,10 @@ def listen(host: str, port: int, *, flag: str = "--port", reuse_port: bool = Fal
 class _Server(uvicorn.Server):
     """uvicorn, but signals stay with the process that runs it, and a drain breaks no connection that is in use."""
 
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: uvicorn.Config, tls: ssl.SSLContext | None) -> None:
         super().__init__(config)
+        self._tls = tls
+        self._secured: TlsListener | None = None
         self.accepting = asyncio.Event()
         self.draining = False
 
@@ -66,7 +70,12 @@ class _Server(uvicorn.Server):
         yield
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().startup(sockets)
+        if self._tls is None or not sockets:
+            await super().startup(sockets)
+        else:
+            await super().startup([])
+            self._secured = TlsListener(sockets[0], self._tls, self._protocol)
+            self.servers = [self._secured]  # type: ignore[list-item]  # of a server uvicorn uses these two methods
         self.accepting.set()
 
     async def quiesce(self, listener: socket.socket) -> None:
@@ -97,6 +106,9 @@ class _Server(uvicorn.Server):
                     connected, _ = rest.accept()
                 except OSError:
                     return
+                if self._secured is not None:
+                    self._secured.take(connected)
+                    continue
                 connected.setblocking(False)
                 await loop.connect_accepted_socket(self._protocol, connected)
 
@@ -104,6 +116,8 @@ class _Server(uvicorn.Server):
         made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]
             config=self.config, server_state=self.server_state, app_state={}
         )
+        if self.draining:  # its handshake took until now
+            _part(made)
         return made
 
 
@@ -139,8 +153,15 @@ class HttpServer:
         await self._task
 
 
-async def serve(app: Any, listener: socket.socket, *, grace: float, protocol: Any = "httptools") -> HttpServer:
-    """Serve ``app`` on ``listener``; returns when it accepts. ``grace``: seconds that a stop waits."""
+async def serve(
+    app: Any,
+    listener: socket.socket,
+    *,
+    grace: float,
+    protocol: Any = "httptools",
+    tls: ssl.SSLContext | None = None,
+) -> HttpServer:
+    """Serve ``app`` on ``listener``; returns when it accepts. ``grace``: seconds that a stop waits; ``tls``: HTTPS."""
     config = uvicorn.Config(
         app,
         loop="none",
@@ -154,7 +175,7 @@ async def serve(app: Any, listener: socket.socket, *, grace: float, protocol: An
         timeout_keep_alive=75,
         timeout_graceful_shutdown=max(1, round(grace)),
     )
-    server = _Server(config)
+    server = _Server(config, tls)
     config.app = _parting(app, server)
     task = asyncio.create_task(server.serve(sockets=[listener]))
     accepting = asyncio.ensure_future(server.accepting.wait())

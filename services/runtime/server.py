@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from grpc_health.v1 import health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from junctor.channel import KEEPALIVE_MS, METADATA_LIMIT
-from services.runtime.auth import Access, Secret, authorize
+from services.runtime.auth import TOKEN_ONLY, Access, PeerRule, Secret, authorize
 from services.runtime.health import SERVICE_NAME as HEALTH
 from services.runtime.health import HealthBoard, HealthServicer
 from services.runtime.interceptors import (
@@ -26,6 +26,7 @@ from services.runtime.interceptors import (
     Chain,
     Concern,
     Drain,
+    Judge,
     access_log,
     call_context,
     errors,
@@ -48,6 +49,10 @@ class Limits:
     """Calls at once on one connection."""
     connections: int = 10_000
     """At once; a further one is closed as it comes."""
+    calls: int = 50_000
+    """At once, on all connections; a further one is RESOURCE_EXHAUSTED."""
+    waiting: int = 3_000
+    """Calls that came and were not begun; a further one is CANCELLED, which junctor's channels repeat."""
     handshake_ms: int = 10_000
     """Until a connection has said what it is (TLS, then HTTP/2's first frames)."""
     keepalive_ms: int = KEEPALIVE_MS
@@ -77,8 +82,17 @@ class BindError(OSError):
 class GrpcServer:
     """A server under construction, then running. Made by :func:`create_server`."""
 
-    def __init__(self, server: grpc.aio.Server, *, board: HealthBoard, drain: Drain, reuse_port: bool) -> None:
+    def __init__(
+        self,
+        server: grpc.aio.Server,
+        *,
+        board: HealthBoard,
+        drain: Drain,
+        reuse_port: bool,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
         self._server = server
+        self._credentials = credentials
         self._drain = drain
         self._reuse_port = reuse_port
         self._services: list[str] = []
@@ -119,21 +133,34 @@ class GrpcServer:
 
     def bind(self, host: str, port: int) -> int:
         """Listen without serving yet, and return the port (``port`` 0: a free one). Raises :class:`BindError`."""
+        self.port = self._listen(host, port, self._credentials)
+        return self.port
+
+    def bind_peers(self, host: str, port: int, credentials: grpc.ServerCredentials) -> int:
+        """Listen on one more port, for other processes of junctor, whose certificates it demands; see :meth:`bind`."""
+        return self._listen(host, port, credentials, flag="--peer-port")
+
+    def _listen(
+        self, host: str, port: int, credentials: grpc.ServerCredentials | None, *, flag: str = "--grpc-port"
+    ) -> int:
         if port and not self._reuse_port:
-            _probe(host, port)  # grpc says neither the errno nor a line fit to be read
+            _probe(host, port, flag=flag)  # grpc says neither the errno nor a line fit to be read
+        address = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         try:
-            bound = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            if credentials is None:
+                bound = self._server.add_insecure_port(address)
+            else:
+                bound = self._server.add_secure_port(address, credentials)
         except RuntimeError:
             bound = 0
         if not bound:
-            raise BindError(host, port, errno.EADDRNOTAVAIL, "the address cannot be used")
-        self.port = int(bound)
-        return self.port
+            raise BindError(host, port, errno.EADDRNOTAVAIL, "the address cannot be used", flag=flag)
+        return int(bound)
 
     def bind_inside(self) -> int:
         """Listen on a free loopback port as well, where callers reach this very process; returns it.
 
-        With a shared port one's own calls may end at another process.
+        With a shared port one's own calls may end at another process; with TLS they need a certificate.
         """
         return int(self._server.add_insecure_port("127.0.0.1:0"))
 
@@ -164,11 +191,15 @@ def create_server(  # noqa: PLR0913 - the one place where a server is put togeth
     board: HealthBoard | None = None,
     reuse_port: bool = False,
     channelz_too: bool = False,
+    credentials: grpc.ServerCredentials | None = None,
+    peers: PeerRule = TOKEN_ONLY,
+    guards: Sequence[tuple[Concern, Judge]] = (),
 ) -> GrpcServer:
     """Make a server without services. Call it in the running loop, ``add`` servicers, then ``start``.
 
     ``policy`` maps full service names to who may call them; a missing one is internal. ``token`` opens
-    internal services; None refuses all their calls.
+    internal services, and so do certificates that ``peers`` allows. ``credentials`` None: without TLS. ``guards``
+    decide about public services: who calls, then whether they may do what the decoded request asks.
     """
     drain = Drain()
     concerns: list[Concern] = [  # outermost first
@@ -176,12 +207,15 @@ def create_server(  # noqa: PLR0913 - the one place where a server is put togeth
         access_log(counters or CallCounters()),  # outside errors: sees the final status
         errors,  # the one translation to a status
         drain.concern,  # inside errors: a cut Watch ends as UNAVAILABLE
-        authorize(policy, token),  # inside errors: a refusal is translated like any other
+        authorize(policy, token, peers),  # inside errors: a refusal is translated like any other
+        *(concern for concern, _ in guards),
     ]
     server = grpc.aio.server(
-        interceptors=[Chain(concerns)], options=_options(limits or Limits(), reuse_port, channelz_too)
+        interceptors=[Chain(concerns, [judge for _, judge in guards])],
+        maximum_concurrent_rpcs=(limits or Limits()).calls,
+        options=_options(limits or Limits(), reuse_port, channelz_too),
     )
-    made = GrpcServer(server, board=board or HealthBoard(), drain=drain, reuse_port=reuse_port)
+    made = GrpcServer(server, board=board or HealthBoard(), drain=drain, reuse_port=reuse_port, credentials=credentials)
     if channelz_too:
         channelz.add_channelz_servicer(server)
     return made
@@ -195,6 +229,9 @@ def _options(limits: Limits, reuse_port: bool, channelz_too: bool) -> list[tuple
         ("grpc.absolute_max_metadata_size", METADATA_LIMIT * 5 // 4),  # between the two: refused ever more often
         ("grpc.max_concurrent_streams", limits.streams),
         ("grpc.max_allowed_incoming_connections", limits.connections),
+        # Calls that no handler has begun yet, of all connections together; one of a flood of resets costs 12 KiB here.
+        ("grpc.server.max_pending_requests", limits.waiting),
+        ("grpc.server.max_pending_requests_hard_limit", limits.waiting),
         ("grpc.server_handshake_timeout_ms", limits.handshake_ms),
         ("grpc.keepalive_time_ms", limits.keepalive_ms),
         ("grpc.keepalive_timeout_ms", 10_000),
@@ -213,13 +250,13 @@ def _options(limits: Limits, reuse_port: bool, channelz_too: bool) -> list[tuple
     return options
 
 
-def reserve(host: str, port: int) -> socket.socket:
+def reserve(host: str, port: int, *, flag: str = "--grpc-port") -> socket.socket:
     """Take a port (0: a free one) for processes that will share it; it stays taken until the socket is closed.
 
     Nothing is accepted on it: a bound socket that does not listen gets no connections. Raises :class:`BindError`.
     """
     if port:
-        _probe(host, port)
+        _probe(host, port, flag=flag)
     family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
     taken = socket.socket(family, kind)
     try:
@@ -228,11 +265,11 @@ def reserve(host: str, port: int) -> socket.socket:
         taken.bind(address)
     except OSError as error:
         taken.close()
-        raise BindError(host, port, error.errno or 0, str(error.strerror).lower()) from error
+        raise BindError(host, port, error.errno or 0, str(error.strerror).lower(), flag=flag) from error
     return taken
 
 
-def _probe(host: str, port: int) -> None:
+def _probe(host: str, port: int, *, flag: str) -> None:
     """Bind and let go, for an error that says why."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
@@ -240,10 +277,10 @@ def _probe(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(address)
     except socket.gaierror as error:
-        raise BindError(host, port, errno.EADDRNOTAVAIL, "the host name is not known") from error
+        raise BindError(host, port, errno.EADDRNOTAVAIL, "the host name is not known", flag=flag) from error
     except OSError as error:
         why = "the port is taken" if error.errno == errno.EADDRINUSE else str(error.strerror).lower()
-        raise BindError(host, port, error.errno or 0, why) from error
+        raise BindError(host, port, error.errno or 0, why, flag=flag) from error
 
 
 __all__ = ["HEALTH", "BindError", "GrpcServer", "Limits", "create_server", "reserve"]

@@ -90,7 +90,7 @@ def _context(config: TlsConfig) -> ssl.SSLContext:
     context.set_alpn_protocols(["http/1.1"])
     if config.client_pem:
         try:
-            with _as_file(config.client_pem) as path:
+            with as_file(config.client_pem) as path:
                 context.load_cert_chain(path)
         except ssl.SSLError:
             raise UnfitPem("The client certificate and its key cannot be used") from None
@@ -103,7 +103,7 @@ def _certificates(bundle: str) -> str:
 
 
 @contextmanager
-def _as_file(pem: str) -> Iterator[Path]:
+def as_file(pem: str) -> Iterator[Path]:
     """OpenSSL reads certificates from files only; where it can be, that file is in memory and has no name."""
     try:
         number = os.memfd_create("junctor-tls", os.MFD_CLOEXEC)
