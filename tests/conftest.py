@@ -1,7 +1,11 @@
-"""Fixtures that every test may use: a running junctor, a scripted provider, and both database engines."""
+"""Fixtures that every test may use: a running junctor, a scripted provider, and both database engines.
+
+And how a run is spread over processes (``make test``): a file's tests stay together, the long files come first.
+"""
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -18,6 +22,31 @@ from tests.upstream import ScriptedUpstream
 # How long an example takes, and how long it takes to draw one, says how busy the machine is.
 settings.register_profile("junctor", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("junctor")
+
+_LONG_FIRST = ("compat", "e2e")
+"""Folders whose files take long: begun last, one of them would be what everybody waits for."""
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """Decide what ``-n auto`` is: none for a test that is named, and else two for each core, as most of them wait."""
+    named = config.option.keyword or any("::" in argument or argument.endswith(".py") for argument in config.args)
+    return 0 if named else min(8, 2 * (os.cpu_count() or 1))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Keep the tests of a file in one process, unless they say otherwise, and begin with the long files."""
+    if not config.getoption("loadgroup", False):  # the name in a worker of --dist loadgroup
+        return
+    for item in items:
+        if item.get_closest_marker("xdist_group") is None:
+            item.add_marker(pytest.mark.xdist_group(item.location[0]))
+    items.sort(key=_rank)
+
+
+def _rank(item: pytest.Item) -> int:
+    folder = item.path.parent.name
+    return _LONG_FIRST.index(folder) if folder in _LONG_FIRST else len(_LONG_FIRST)
 
 
 @pytest_asyncio.fixture
@@ -36,7 +65,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 
 @pytest.fixture(scope="session")
 def postgres() -> Iterator[Postgres]:
-    """A PostgreSQL server, started by the first test that asks for it and stopped after the last test."""
+    """A PostgreSQL server of this process, started by the first test that asks for it, stopped after the last one."""
     with postgres_server.running() as server:
         yield server
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -21,6 +20,7 @@ from services.provider_registry.service import ProviderRegistryService
 from services.runtime.addresses import AddressPolicy
 from services.runtime.auth import Access, load_or_create_token, token_metadata
 from services.runtime.server import create_server
+from tests.ports import free_port
 from tests.stores import open_store
 
 PUBLIC = ("Workspaces", "ModelRegistry", "VirtualModels", "ProviderRegistry", "SecretStore")
@@ -41,7 +41,7 @@ async def both_surfaces(folder: Path) -> AsyncIterator[tuple[httpx.AsyncClient, 
     server = create_server(policy=policy, token=token)
     async with AsyncExitStack() as stack:
         stack.push_async_callback(server.stop, None)
-        port = _free_port()
+        port = free_port()  # the services call one another by it before the server has started
         peer = open_peer(f"127.0.0.1:{port}", name="registries", metadata=token_metadata(token))
         stack.push_async_callback(peer.close)
         services = [
@@ -66,10 +66,3 @@ async def both_surfaces(folder: Path) -> AsyncIterator[tuple[httpx.AsyncClient, 
         transport = httpx.ASGITransport(app)
         client = httpx.AsyncClient(transport=transport, base_url="http://edge")
         yield await stack.enter_async_context(client), stubs
-
-
-def _free_port() -> int:
-    """The services call one another by it before the server has started."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import subprocess
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import pytest_asyncio
 from tests.cluster import Cluster, running, until
 from tests.compat import environments
 from tests.compat.worker import clean_environment
+from tests.ports import free_port
 from tests.upstream import ScriptedUpstream, Status
 
 pytestmark = [pytest.mark.compat, pytest.mark.asyncio(loop_scope="module")]
@@ -67,9 +67,7 @@ class proxy_of:  # noqa: N801 - a context manager, read as one
     """The proxy as a process on a free port."""
 
     def __init__(self, python: Path, folder: Path) -> None:
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            self._port = int(probe.getsockname()[1])
+        self._port = free_port()
         self._command = [str(python.with_name("litellm")), "--config", str(folder / "config.yaml"), "--host"]
         self._command += ["127.0.0.1", "--port", str(self._port), "--telemetry", "False"]
         self._folder = folder

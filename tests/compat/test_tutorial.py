@@ -8,7 +8,6 @@ from __future__ import annotations
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -21,6 +20,7 @@ import pytest
 
 from tests.compat import environments
 from tests.compat.worker import clean_environment
+from tests.ports import free_port
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
 BIN = Path(sys.executable).parent
@@ -53,12 +53,6 @@ def snippets(page: str) -> list[Snippet]:
 
 
 SNIPPETS = snippets(PAGE.read_text())
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 class Terminal:

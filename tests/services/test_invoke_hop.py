@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, field, replace
 
@@ -24,6 +23,7 @@ from services.runtime import frames
 from services.runtime.exchange import Attempt, Call, Head, Invoker, Outcome, Route, Sink, Usage, Verdict
 from services.runtime.interceptors import current_call
 from tests.plain_grpc import serving, until
+from tests.ports import free_port
 
 Script = Callable[["Scripted", Call, Sink], Awaitable[Outcome]]
 
@@ -491,9 +491,7 @@ async def test_cancelling_while_the_router_is_not_there_leaves_nothing_behind():
 
 
 async def test_a_router_that_comes_late_is_waited_for(router):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     async with grpc.aio.insecure_channel(
         f"127.0.0.1:{port}", options=[("grpc.initial_reconnect_backoff_ms", 100)]
     ) as channel:

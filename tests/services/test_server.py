@@ -26,6 +26,7 @@ from services.runtime.interceptors import PUSHBACK_KEY, CallCounters, current_ca
 from services.runtime.server import BindError, GrpcServer, Limits, create_server
 from tests.cluster import until
 from tests.http2 import GOAWAY, HEADERS, PING, RST_STREAM, Raw, call_headers
+from tests.ports import free_port
 
 SERVICE = "junctor.v1.Workspaces"
 TOKEN = Secret("t" * 43)
@@ -453,9 +454,7 @@ async def test_a_taken_port_is_named() -> None:
 
 
 async def test_a_peer_that_starts_later_is_waited_for() -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     peer = open_peer(f"127.0.0.1:{port}", name="workspaces")
     failed = await raised_by(unary(peer, wait=0.05))
     assert type(failed) is errors.PeerUnavailable
