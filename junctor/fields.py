@@ -28,6 +28,7 @@ class ModelFields(TypedDict, total=False):
     spec: Json | None
     trust_remote_code: bool | None
     resource_version: str
+    labels: Mapping[str, str] | None
 
 
 class ProviderFields(TypedDict, total=False):
@@ -52,6 +53,7 @@ class ProviderFields(TypedDict, total=False):
     max_concurrency: int | None
     admin_state: str
     resource_version: str
+    labels: Mapping[str, str] | None
 
 
 class ProviderChanges(ProviderFields, total=False):
@@ -82,6 +84,7 @@ class VirtualModelFields(TypedDict, total=False):
     override_proxy: Any
     routing: Json | None
     resource_version: str
+    labels: Mapping[str, str] | None
 
 
 PROVIDER_SETTABLE = tuple(sorted(ProviderChanges.__annotations__.keys() | ProviderFields.__annotations__.keys()))

@@ -60,6 +60,7 @@ class Resource(Record):
     created_at: datetime | None = None
     updated_at: datetime | None = None
     resource_version: str = ""
+    labels: Mapping[str, str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -52,8 +52,8 @@ class Session:
         output.show_all(plain, columns, self.output, whole=whole, cut=cut)
 
 
-def connected(function: Callable[..., None], *, grpc: bool = False) -> Callable[..., None]:
-    """Make a command of a function whose first parameter is the :class:`Session`."""
+def connected(function: Callable[..., None], *, grpc: bool = False, output: Any = OutputFormat) -> Callable[..., None]:
+    """Make a command of a function whose first parameter is the :class:`Session`; ``output``: the option ``-o``."""
 
     @functools.wraps(function)
     def command(context: typer.Context, **arguments: Any) -> None:
@@ -66,7 +66,7 @@ def connected(function: Callable[..., None], *, grpc: bool = False) -> Callable[
     hints = get_type_hints(function, include_extras=True)
     own = list(inspect.signature(function).parameters.values())[1:]
     parameters = [p.replace(annotation=hints[p.name], kind=inspect.Parameter.KEYWORD_ONLY) for p in own]
-    command.__signature__ = inspect.Signature([_CONTEXT, *parameters, *_shared(grpc=grpc)])  # type: ignore[attr-defined]
+    command.__signature__ = inspect.Signature([_CONTEXT, *parameters, *_shared(output, grpc=grpc)])  # type: ignore[attr-defined]
     command.__annotations__ = {}
     del command.__wrapped__  # its signature would be taken for this one's
     return command
@@ -105,12 +105,12 @@ def reported(command: str = "junctor") -> Iterator[None]:
 _CONTEXT = inspect.Parameter("context", inspect.Parameter.POSITIONAL_OR_KEYWORD, annotation=typer.Context)
 
 
-def _shared(*, grpc: bool) -> Iterator[inspect.Parameter]:
+def _shared(output: Any, *, grpc: bool) -> Iterator[inspect.Parameter]:
     options: dict[str, tuple[Any, Any]] = {
         "base_url": (BaseUrl, ""),
         "workspace": (Workspace, ""),
         "access_token": (AccessToken, ""),
-        "output": (OutputFormat, None),
+        "output": (output, None),
     }
     if grpc:
         options["grpc_target"] = (GrpcTarget, "")
