@@ -71,7 +71,7 @@ class Link:
 def families_to(families: Iterable[Family]) -> list[Any]:
     """Write metrics as JSON."""
     return [
-        [family.name, family.kind, family.help, [[s.value, dict(s.labels), s.suffix] for s in family.samples]]
+        [family.name, family.kind, family.help, [[s.value, dict(s.labels), s.suffix, s.upper] for s in family.samples]]
         for family in families
     ]
 
@@ -79,8 +79,7 @@ def families_to(families: Iterable[Family]) -> list[Any]:
 def families_from(message: list[Any]) -> list[Family]:
     """Read metrics."""
     return [
-        Family(name, kind, text, tuple(Sample(value, labels, suffix) for value, labels, suffix in samples))
-        for name, kind, text, samples in message
+        Family(name, kind, text, tuple(Sample(*sample) for sample in samples)) for name, kind, text, samples in message
     ]
 
 
@@ -89,7 +88,7 @@ def merged(by_process: dict[str, list[Family]]) -> list[Family]:
     found: dict[str, Family] = {}
     for process, families in by_process.items():
         for family in families:
-            named = tuple(Sample(s.value, {"process": process, **s.labels}, s.suffix) for s in family.samples)
+            named = tuple(Sample(s.value, {"process": process, **s.labels}, s.suffix, s.upper) for s in family.samples)
             before = found[family.name].samples if family.name in found else ()
             found[family.name] = Family(family.name, family.kind, family.help, (*before, *named))
     return list(found.values())

@@ -28,6 +28,8 @@ class Ledger:
         self.clock = clock
         """Monotonic seconds; all that is counted here goes by it."""
         self.loads: dict[Key, int] = {}
+        self.ejections: dict[Key, int] = {}
+        """How often each was put out; of providers that are in the catalog."""
         self._health: dict[Key, ejection.Health] = {}
         self._probes: dict[Key, Answer] = {}
         """What the probe of a candidate is answered with; only of those in ``_health``."""
@@ -88,6 +90,7 @@ class Ledger:
         self.slots.follow(ref, provider)
         if provider is None:
             self.reset(ref)
+            self.ejections = {key: count for key, count in self.ejections.items() if key[0] != ref}
 
     def started(self, key: Key, answer: Answer) -> None:
         """A call to a candidate begins; the first one after an ejection is its probe."""
@@ -115,6 +118,8 @@ class Ledger:
             return  # well before, and after: nearly every call
         health = self._health.get(key, ejection.HEALTHY)
         after = self._judged(health, answer, failure)
+        if after.out_until > health.out_until:
+            self.ejections[key] = self.ejections.get(key, 0) + 1
         if not after.probing:
             self._probes.pop(key, None)
         if after == ejection.HEALTHY:

@@ -69,6 +69,10 @@ class Slots:
         line = self._lines.get(provider)
         return len(line.waiting) if line is not None else 0
 
+    def queues(self) -> dict[str, int]:
+        """Return how many calls wait, by provider; of those with a limit that were called."""
+        return {provider: len(line.waiting) for provider, line in self._lines.items()}
+
     async def take(self, provider: Provider, until: float) -> None:
         """Take a slot of a provider with a limit, waiting at most until ``until``; :meth:`release` gives it back.
 

@@ -48,6 +48,9 @@ class Route(Enum):
     PLAIN = "plain"
     """``model`` of the body, looked up as on plain ``/v1``: any workspace, bare names, vendor ids."""
 
+    __hash__ = object.__hash__
+    """Members are unique; Enum's own hash is a call into Python, several times a request."""
+
 
 @dataclass(slots=True)
 class Call:
@@ -80,6 +83,10 @@ class Call:
     """Seconds between two body bytes; as above."""
     tags: tuple[tuple[str, str], ...] = ()
     """Labels that the caller gave for usage records and logs, by name."""
+    principal: Any = None
+    """Who calls, a ``services.access.identity.Caller``; None: auth is off."""
+    assertion: bytes = b""
+    """Who calls, as an edge in another process says it, signed; empty: it is in :attr:`principal`."""
     may_ping: bool = True
     """An event stream may carry comments in its silences; false where the caller gets no such stream."""
 
@@ -121,6 +128,9 @@ class Verdict(Enum):
     """The provider's answer broke HTTP after it had begun, or its coding."""
     TIMED_OUT = "timed_out"
     """The total timer ran out after the answer had begun."""
+
+    __hash__ = object.__hash__
+    """As of Route."""
 
 
 class Usage(msgspec.Struct, frozen=True, gc=False):

@@ -37,15 +37,17 @@ _CALLERS_FAULT = (
     errors.TooLarge,
     errors.NotSupported,
 )
-_KINDS: Final[Mapping[bytes, str]] = MappingProxyType(
-    {
-        b"chat/completions": "chat",
-        b"responses": "chat",
-        b"messages": "chat",
-        b"completions": "completion",
-        b"embeddings": "embeddings",
-    }
+_OPERATIONS: Final = {
+    b"chat/completions": "chat",
+    b"responses": "chat",
+    b"messages": "chat",
+    b"completions": "completion",
+    b"embeddings": "embeddings",
+}
+KINDS: Final[Mapping[bytes, str]] = MappingProxyType(
+    {prefix + path: kind for path, kind in _OPERATIONS.items() for prefix in (b"", b"v1/")}
 )
+"""What a call is for, by its path; any other is ``other``."""
 
 _log = logging.getLogger(__name__)
 
@@ -92,8 +94,7 @@ class Finished(msgspec.Struct, frozen=True):
     @property
     def kind(self) -> str:
         """``chat``, ``completion``, ``embeddings`` or ``other``, by the path."""
-        path = self.call.path
-        return _KINDS.get(path) or _KINDS.get(path.removeprefix(b"v1/"), "other")
+        return KINDS.get(self.call.path, "other")
 
     @property
     def ok(self) -> bool:

@@ -60,10 +60,8 @@ async def invoker(bench: Bench, request: pytest.FixtureRequest) -> AsyncIterator
         yield bench.router
         return
     server = create_server(policy={"junctor.v1.InferenceRouter": Access.PUBLIC}, token=None, counters=CallCounters())
-    server.add(
-        inference_router_pb2_grpc.add_InferenceRouterServicer_to_server,
-        RouterServicer(bench.router, bench.keeper, default_workspace="default"),
-    )
+    servicer = RouterServicer(bench.router, bench.keeper, default_workspace="default")
+    server.add(inference_router_pb2_grpc.add_InferenceRouterServicer_to_server, servicer)
     port = server.bind("127.0.0.1", 0)
     await server.start()
     channel = open_channel(f"127.0.0.1:{port}")
