@@ -16,6 +16,7 @@ from junctor.v1 import inference_pb2_grpc, inference_router_pb2_grpc
 from services.inference_router.catalog import CatalogKeeper
 from services.inference_router.catalog_file import CatalogFile, SavedCatalog
 from services.inference_router.router import Figures, Router
+from services.inference_router.router_metrics import RouterMetrics
 from services.inference_router.servicer import RouterServicer
 from services.inference_router.slots import QUEUE_LIMIT
 from services.inference_router.typed_servicer import TypedServicer
@@ -24,8 +25,9 @@ from services.inference_router.upstream_types import Timers
 from services.runtime.addresses import AddressPolicy
 from services.runtime.egress import Egress
 from services.runtime.exchange import Invoker
+from services.runtime.finished import Hooks
 from services.runtime.keyring import KeyFileError, Keyring
-from services.runtime.metrics import Family, Sample
+from services.runtime.metrics import Family
 from services.runtime.server import GrpcServer
 from services.runtime.tasks import Tasks
 
@@ -85,6 +87,7 @@ class InferenceRouterService:
             queue_limit=options.queue_limit,
         )
         self._router = Router(self._keeper, self._client, figures)
+        self._metrics = RouterMetrics(self._router, self._keeper)
         self._keeper.on_health_reset = self._router.ledger.reset
         self._keeper.on_provider = self._router.ledger.provider_changed
         self._tasks = Tasks("inference_router")
@@ -124,15 +127,13 @@ class InferenceRouterService:
         return self._keeper.stale_seconds()
 
     def metrics(self) -> Iterable[Family]:
-        """Tell how old the catalog may be, and what is in it."""
-        catalog = self._keeper.catalog
-        for name, text, value in (
-            ("stale_seconds", "Seconds since the least heard of registry said anything.", self.stale_seconds()),
-            ("loaded", "1 once there is a whole catalog.", float(self._keeper.loaded())),
-            ("providers", "Providers in the catalog.", float(len(catalog.providers))),
-            ("virtual_models", "Virtual models in the catalog.", float(len(catalog.virtual_models))),
-        ):
-            yield Family(f"junctor_catalog_{name}", "gauge", text, (Sample(value),))
+        """Tell what calls, candidates, queues and the catalog are like."""
+        return self._metrics.families()
+
+    @property
+    def hooks(self) -> Hooks:
+        """Who hears of calls that have ended."""
+        return self._router.flights.hooks
 
     async def stop(self) -> None:
         """Stop following and close every connection to providers."""
