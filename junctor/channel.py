@@ -75,12 +75,22 @@ def channel_options(receive_limit: int = CLIENT_RECEIVE_LIMIT) -> list[tuple[str
 
 
 def open_channel(
-    target: str, *, receive_limit: int = CLIENT_RECEIVE_LIMIT, credentials: grpc.ChannelCredentials | None = None
+    target: str,
+    *,
+    receive_limit: int = CLIENT_RECEIVE_LIMIT,
+    credentials: grpc.ChannelCredentials | None = None,
+    host: str = "",
 ) -> grpc.aio.Channel:
-    """Open a channel to any gRPC target (``host:port``, ``dns:///…``). It connects at first use; None: without TLS."""
+    """Open a channel to any gRPC target (``host:port``, ``dns:///…``). It connects at first use.
+
+    ``credentials`` None: without TLS. ``host``: the name that a certificate must have, if it is not the target's.
+    """
+    options = channel_options(receive_limit)
     if credentials is None:
-        return grpc.aio.insecure_channel(target, options=channel_options(receive_limit))
-    return grpc.aio.secure_channel(target, credentials, options=channel_options(receive_limit))
+        return grpc.aio.insecure_channel(target, options=options)
+    if host:
+        options.append(("grpc.ssl_target_name_override", host))
+    return grpc.aio.secure_channel(target, credentials, options=options)
 
 
 class Peer:

@@ -301,6 +301,7 @@ class Node:
         )
 
     def _inference_router(self) -> Service:
+        from services.inference_router.peer_copies import PeerName
         from services.inference_router.service import InferenceRouterService, RouterOptions
         from services.runtime.keyring import Keyring
 
@@ -321,6 +322,8 @@ class Node:
                 catalog_file=settings.data_dir / "catalog.bin",
                 keyring=Keyring.load_or_create(settings.secret_key_file),
                 saves=self._share is None or self._share.first,
+                peers=tuple(PeerName.of(each) for each in settings.router_peers),
+                open_peer=self._open_router,
             ),
         )
         self._collectors.append(self._router.metrics)
@@ -369,6 +372,10 @@ class Node:
         if near or target is None:
             return open_peer(near, name=name, metadata=metadata)
         return self._tls.open_peer(target, name=name, metadata=metadata)
+
+    def _open_router(self, target: str, host: str) -> Peer:
+        channel = self._tls.open_channel(target, host=host)
+        return Peer(channel, name="another router", metadata=token_metadata(self._token))
 
     async def _report_health(self) -> None:
         while self._server is not None:

@@ -6,9 +6,9 @@ import ssl
 
 import grpc
 
-from junctor.channel import Metadata, Peer, open_peer
+from junctor.channel import Metadata, Peer, open_channel, open_peer
 from services.runtime.certificates import Authorities, Certificates, Kept, KeyPair
-from services.runtime.grpc_tls import open_tls_peer, server_credentials
+from services.runtime.grpc_tls import open_tls_channel, open_tls_peer, server_credentials
 from services.settings_tls import Tls
 
 
@@ -48,12 +48,23 @@ class ProcessTls:
 
     def open_peer(self, target: str, *, name: str, metadata: Metadata) -> Peer:
         """Open a channel to a service in another process."""
-        if self._tls.peer_authorities is None:
+        authorities = self._of_peers()
+        if authorities is None:
             return open_peer(target, name=name, metadata=metadata)
-        if self._authorities is None:
+        return open_tls_peer(target, name=name, metadata=metadata, authorities=authorities, own=self._own)
+
+    def open_channel(self, target: str, *, host: str = "") -> grpc.aio.Channel:
+        """Open one that is closed before certificates are exchanged; ``host``: see :func:`open_tls_channel`."""
+        authorities = self._of_peers()
+        if authorities is None:
+            return open_channel(target)
+        return open_tls_channel(target, authorities=authorities, own=self._own, host=host)
+
+    def _of_peers(self) -> Kept[Authorities] | None:
+        if self._tls.peer_authorities is not None and self._authorities is None:
             self._authorities = self.certificates.authorities("peer-authorities", self._tls.peer_authorities)
             self._own = None if self._tls.own is None else self.certificates.pair("peer", self._tls.own)
-        return open_tls_peer(target, name=name, metadata=metadata, authorities=self._authorities, own=self._own)
+        return self._authorities
 
     def _clients(self) -> Kept[Authorities] | None:
         if self._tls.client_authorities is None:

@@ -106,6 +106,8 @@ class Settings:
     grpc: Address
     admin_port: int | None
     peers: Peers
+    router_peers: tuple[str, ...]
+    """``host:port`` of other routers."""
     data_dir: Path
     database_url: str | None
     """None: SQLite in ``data_dir``."""
@@ -344,7 +346,7 @@ def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], e
         "service_token_file",
         "drain_timeout",
     )
-    limits = ("max_connections", "grpc_max_connections", "grpc_max_streams", "grpc_max_connection_age")
+    limits = ("router_peers", "max_connections", "grpc_max_connections", "grpc_max_streams", "grpc_max_connection_age")
     more = ("admin_port", "data_dir", "database_url", "migrate", "upstream_networks", "discovery_interval")
     return Settings(
         services=facts.services,

@@ -267,6 +267,23 @@ def origins(value: Any) -> tuple[str, ...]:
     return tuple(sorted(set(found)))
 
 
+def router_peers(value: Any) -> tuple[str, ...]:
+    """``host:port`` of other routers, divided by commas (a list in TOML); ``dns:///`` in front changes nothing."""
+    given = value.split(",") if isinstance(value, str) else value
+    words = [str(word).strip().removeprefix("dns:///") for word in given] if isinstance(given, list) else []
+    try:
+        return tuple(dict.fromkeys(_host_and_port(word) for word in words))
+    except ValueError:
+        raise ValueError("must be host:port of other routers, divided by commas (dns:///host:port)") from None
+
+
+def _host_and_port(value: str) -> str:
+    name, _, number = value.rpartition(":")
+    if (":" in host(name)) is not name.startswith("["):
+        raise ValueError
+    return f"{name}:{whole(1, 65_535)(number)}"
+
+
 def auth_mode(value: Any) -> str:
     """Only ``off``: keys and roles are not part of this release."""
     if not isinstance(value, str) or value.strip().lower() != "off":
@@ -322,6 +339,14 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         shown_default="off",
     ),
     *(_peer(name) for name in PORTS),
+    Setting(
+        "router_peers",
+        router_peers,
+        (),
+        "Other routers, `host:port` or `dns:///host:port`, divided by commas; all addresses of a name are asked. A "
+        "router that starts takes catalog and secrets from one of them, to serve while every registry is down.",
+        shown_default="–",
+    ),
     Setting(
         "data_dir", path, Path("junctor-data"), "SQLite files, last good catalog.", "--data-dir", "`./junctor-data`"
     ),

@@ -1,7 +1,8 @@
 """Keeps the router's catalog: follows the registries and exchanges entries as changes arrive.
 
 One change costs work in proportion to the change. A registry that cannot be reached changes nothing; what it said
-last stays in force, also over a restart if there is a copy on disk (``catalog_file``).
+last stays in force, also over a restart if there is a copy on disk (``catalog_file``) or in another router
+(``peer_copies``).
 """
 
 from __future__ import annotations
@@ -9,8 +10,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import replace
+from typing import Any
 
 from junctor import names
 from junctor.channel import Peer
@@ -26,6 +28,7 @@ from services.inference_router.secret_values import SecretValues
 from services.inference_router.snapshot import Catalog, Provider, VirtualModel
 from services.runtime.egress import Egress
 from services.runtime.following import Follower
+from services.runtime.state_parts import Version, epoch_of
 
 _log = logging.getLogger(__name__)
 
@@ -61,8 +64,9 @@ class CatalogKeeper:
         self._vendor_ids: dict[str, dict[str, tuple[str, ...]]] = {}
         self._vendor_users: dict[Key, dict[tuple[Key, str], None]] = {}
         """(workspace, upstream id) → (provider, entity) of everybody who serves it."""
-        self._saved: SavedCatalog | None = None
-        self._whole = False
+        self._copies: dict[str, Version] = {}
+        """Store → how new the copy is that was begun with."""
+        self._spoken: set[str] = set()
         self._made_at = time.time()
         self.changes = 0
         """Grows with every change of the catalog: what was derived from it holds while this stays."""
@@ -87,38 +91,63 @@ class CatalogKeeper:
         return (self.providers, self.virtual_models, self.secrets.follower)
 
     def synced(self) -> bool:
-        """Tell whether the registries' own word was taken in whole, the secrets that it needs included.
+        """Tell whether the registries' own word was taken in whole, the secrets that it needs included."""
+        return all(self.spoken(store) for store in STORES)
 
-        Once they have been, they are for good: what a registry does not say later is not missing.
-        """
-        if not self._whole:
-            self._whole = all(follower.synced.is_set() for follower in self.followers) and self.secrets.settled()
-        return self._whole
+    def spoken(self, store: str) -> bool:
+        """Tell the same of one store. Once it is so it stays so: what a registry does not say later is not missing."""
+        if store not in self._spoken:
+            heard = all(follower.synced.is_set() for follower in self._of(store))
+            if heard and (store != "provider_registry" or self.secrets.settled()):
+                self._spoken.add(store)
+        return store in self._spoken
+
+    def connected(self, store: str) -> bool:
+        """Tell whether the store's registry is talking just now."""
+        return any(follower.connected for follower in self._of(store))
 
     def loaded(self) -> bool:
-        """Tell whether there is a whole catalog, by Watch or from disk."""
-        return self._saved is not None or self.synced()
+        """Tell whether there is a whole catalog, by Watch or from a copy."""
+        return all(self.version(store) is not None for store in STORES)
+
+    def version(self, store: str) -> Version | None:
+        """Return how new the part of one store is; None: there is none."""
+        if not self.spoken(store):
+            return self._copies.get(store)
+        followers = self._of(store)
+        now = asyncio.get_running_loop().time()
+        silent = max(now - (follower.last_heard or now) for follower in followers)
+        return Version(epoch_of(followers[0].token), self.revisions()[store], time.time() - silent)
 
     def stale_seconds(self) -> float:
         """Return for how long the least heard of registry has said nothing; heartbeats come every 5 s.
 
-        Of one not heard of since the start: the age of the copy on disk.
+        Of one not heard of since the start: the age of the copy that was begun with.
         """
-        now = asyncio.get_running_loop().time()
-        never = max(0.0, time.time() - (self._saved.saved_at if self._saved else self._made_at))
-        heard = (follower.last_heard for follower in self.followers)
-        return max(never if last is None else now - last for last in heard)
+        now, wall = asyncio.get_running_loop().time(), time.time()
+        return max(
+            max(0.0, wall - self._copies[store].as_of if store in self._copies else wall - self._made_at)
+            if follower.last_heard is None
+            else now - follower.last_heard
+            for store in STORES
+            for follower in self._of(store)
+        )
 
     def revisions(self) -> dict[str, int]:
         """Return the revision of each store that was taken in."""
-        providers, virtual_models, secrets = self.followers
         found = {}
-        if providers.synced.is_set() and secrets.synced.is_set():
-            found["provider_registry"] = min(providers.revision, secrets.revision)
-        if virtual_models.synced.is_set():
-            found["model_registry"] = virtual_models.revision
-        saved = self._saved.revisions if self._saved else {}
-        return {store: found.get(store, saved.get(store, 0)) for store in STORES}
+        for store in STORES:
+            followers = self._of(store)
+            if all(follower.synced.is_set() for follower in followers):
+                found[store] = min(follower.revision for follower in followers)
+            else:
+                found[store] = self._copies[store].revision if store in self._copies else 0
+        return found
+
+    def _of(self, store: str) -> tuple[Follower[Any], ...]:
+        if store == "provider_registry":
+            return (self.providers, self.secrets.follower)
+        return (self.virtual_models,)
 
     async def reached(self, store: str, revision: int) -> None:
         """Return once the changes of ``store`` up to ``revision`` are in force, values of secrets included."""
@@ -128,27 +157,55 @@ class CatalogKeeper:
         else:
             await self.virtual_models.reached(revision)
 
-    # -- the copy on disk
+    # -- copies
 
     def save(self) -> SavedCatalog:
-        """Return all that a router needs to serve without registries."""
+        """Return all that a router needs to serve without registries. Call it only when :meth:`loaded`."""
+        versions = {store: version for store in STORES if (version := self.version(store)) is not None}
         return SavedCatalog(
-            saved_at=time.time(),
+            saved_at=min((version.as_of for version in versions.values()), default=self._made_at),
             revisions=self.revisions(),
             providers=[message.SerializeToString() for message in self._messages.values()],
             virtual_models=[message.SerializeToString() for message in self._virtual_model_messages.values()],
             secrets=[(workspace, name, value) for (workspace, name), value in self.secrets.known().items()],
+            epochs={store: version.epoch for store, version in versions.items()},
+            as_of={store: version.as_of for store, version in versions.items()},
         )
 
     def restore(self, saved: SavedCatalog) -> None:
         """Begin with a copy; Watch replaces it. Call before anything follows. Raises DecodeError."""
         providers = [pb.Provider.FromString(message) for message in saved.providers]
         virtual_models = [vpb.VirtualModel.FromString(message) for message in saved.virtual_models]
-        self.secrets.restore({(workspace, name): value for workspace, name, value in saved.secrets})
-        self.replace_providers(providers)
-        self.replace_virtual_models(virtual_models)
+        values = {(workspace, name): value for workspace, name, value in saved.secrets}
+        self.take_providers(providers, values, saved.version("provider_registry"))
+        self.take_virtual_models(virtual_models, saved.version("model_registry"))
+
+    def messages(self) -> list[pb.Provider]:
+        """Return every provider as its registry said it. Not to be changed."""
+        return list(self._messages.values())
+
+    def virtual_model_messages(self) -> list[vpb.VirtualModel]:
+        """Return every virtual model as its registry said it. Not to be changed."""
+        return list(self._virtual_model_messages.values())
+
+    def take_providers(
+        self,
+        messages: Iterable[pb.Provider],
+        values: Mapping[Key, str],
+        version: Version,
+        *,
+        value_versions: Mapping[Key, int] | None = None,
+    ) -> None:
+        """Begin with a copy of what one store says: providers, and the secrets that they need."""
+        self.secrets.restore(values, value_versions)
+        self.replace_providers(messages)
         self.secrets.drop_unused()
-        self._saved = saved
+        self._copies["provider_registry"] = version
+
+    def take_virtual_models(self, messages: Iterable[vpb.VirtualModel], version: Version) -> None:
+        """Begin with a copy of what the other store says."""
+        self.replace_virtual_models(messages)
+        self._copies["model_registry"] = version
 
     def host_url(self, provider: Provider) -> str:
         """Return the provider's base URL as its owner gave it."""

@@ -15,6 +15,7 @@ from pathlib import Path
 import msgspec
 
 from services.runtime.keyring import KeyFileError, Keyring, Sealed, ValueUnreadable
+from services.runtime.state_parts import Version
 
 _MAGIC = b"junctor catalog 1\n"
 _IDENTITY = b"junctor.catalog.v1"
@@ -35,6 +36,15 @@ class SavedCatalog(msgspec.Struct, frozen=True):
     """Serialized ``junctor.v1.VirtualModel``."""
     secrets: list[tuple[str, str, str]]
     """Workspace, name, value."""
+    epochs: dict[str, str] = {}
+    """Store → which store of that name it was; 0.2.0 did not say."""
+    as_of: dict[str, float] = {}
+    """Store → UNIX time at which its registry was last heard of; 0.2.0 did not say."""
+
+    def version(self, store: str) -> Version:
+        """Return how new the part of one store is."""
+        as_of = self.as_of.get(store, self.saved_at)
+        return Version(self.epochs.get(store, ""), self.revisions.get(store, 0), as_of)
 
     def __repr__(self) -> str:
         counts = f"{len(self.providers)} providers, {len(self.virtual_models)} virtual models"

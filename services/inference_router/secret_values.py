@@ -85,14 +85,28 @@ class SecretValues:
         """Return the values that are in force, by (workspace, name)."""
         return dict(self._values)
 
-    def restore(self, values: Mapping[Key, str]) -> None:
-        """Take values of an earlier run. They hold until a registry says otherwise; ask for each by :meth:`want`."""
-        self._values.update(values)
+    def versions(self) -> Mapping[Key, int]:
+        """Return the version of each value that came from the registry, by way of whom ever."""
+        return dict(self._versions)
+
+    def confirmed(self) -> bool:
+        """Tell whether each value is at least of the revision that the follower has reached."""
+        return not self._fetching and self._versions.keys() >= self._values.keys()
+
+    def restore(self, values: Mapping[Key, str], versions: Mapping[Key, int] | None = None) -> None:
+        """Take values of an earlier run, or another router's, in the place of all that are known.
+
+        They hold until a registry says otherwise; ask for each by :meth:`want`. Those without a version are fetched
+        again when it speaks.
+        """
+        self._values = dict(values)
+        self._versions = dict(versions or {})
 
     def drop_unused(self) -> None:
         """Forget values that nobody has asked for."""
         for key in self._values.keys() - self._users.keys():
             del self._values[key]
+            self._versions.pop(key, None)
 
     def replace(self, resources: list[pb.Secret]) -> None:
         """Take a snapshot of the secrets that exist."""

@@ -5,18 +5,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from google.protobuf.message import DecodeError
 
 from junctor.channel import Peer
-from junctor.v1 import inference_pb2_grpc, inference_router_pb2_grpc
+from junctor.v1 import inference_pb2_grpc, inference_router_pb2_grpc, router_peers_pb2_grpc
 from services.inference_router.catalog import CatalogKeeper
 from services.inference_router.catalog_file import CatalogFile, SavedCatalog
+from services.inference_router.catalog_parts import ProviderPart, VirtualModelPart
+from services.inference_router.peer_copies import Open, PeerCopies, PeerName
+from services.inference_router.peers_servicer import PeersServicer
 from services.inference_router.router import Figures, Router
-from services.inference_router.router_metrics import RouterMetrics
 from services.inference_router.servicer import RouterServicer
 from services.inference_router.slots import QUEUE_LIMIT
 from services.inference_router.typed_servicer import TypedServicer
@@ -25,10 +27,10 @@ from services.inference_router.upstream_types import Timers
 from services.runtime.addresses import AddressPolicy
 from services.runtime.egress import Egress
 from services.runtime.exchange import Invoker
-from services.runtime.finished import Hooks
 from services.runtime.keyring import KeyFileError, Keyring
-from services.runtime.metrics import Family
+from services.runtime.metrics import Family, Sample
 from services.runtime.server import GrpcServer
+from services.runtime.state_parts import StatePart
 from services.runtime.tasks import Tasks
 
 _KEY_SECONDS = 5.0
@@ -64,6 +66,12 @@ class RouterOptions:
     save_seconds: float = SAVE_SECONDS
     queue_limit: int = QUEUE_LIMIT
     """Calls that may wait for one provider whose ``max_concurrency`` is reached."""
+    peers: tuple[PeerName, ...] = ()
+    """Other routers, to begin with a copy of what they serve from."""
+    open_peer: Open | None = None
+    """Opens a channel to one of them."""
+    more_parts: Sequence[StatePart] = ()
+    """What travels between routers besides the catalog. Not ready before all of it is there."""
 
 
 class InferenceRouterService:
@@ -87,13 +95,22 @@ class InferenceRouterService:
             queue_limit=options.queue_limit,
         )
         self._router = Router(self._keeper, self._client, figures)
-        self._metrics = RouterMetrics(self._router, self._keeper)
         self._keeper.on_health_reset = self._router.ledger.reset
         self._keeper.on_provider = self._router.ledger.provider_changed
         self._tasks = Tasks("inference_router")
         self._file: CatalogFile | None = None
         if options.catalog_file is not None and options.keyring is not None:
             self._file = CatalogFile(options.catalog_file, options.keyring)
+        self._parts: tuple[StatePart, ...] = (
+            ProviderPart(self._keeper),
+            VirtualModelPart(self._keeper),
+            *options.more_parts,
+        )
+        self._giver = PeersServicer(self._parts, ready=self._whole)
+        self._copies: PeerCopies | None = None
+        if options.peers and options.open_peer is not None:
+            instance = self._giver.instance
+            self._copies = PeerCopies(options.peers, self._parts, instance=instance, opened=options.open_peer)
 
     @property
     def invoker(self) -> Invoker:
@@ -108,40 +125,53 @@ class InferenceRouterService:
             RouterServicer(self._router, self._keeper, default_workspace=workspace),
         )
         server.add(inference_pb2_grpc.add_InferenceServicer_to_server, TypedServicer(self._router, workspace))
+        server.add(router_peers_pb2_grpc.add_RouterPeersServicer_to_server, self._giver)
 
     async def start(self) -> None:
-        """Take the catalog from disk if there is one, and begin to follow the registries."""
+        """Take the catalog from disk if there is one, and begin to follow the registries and to ask other routers."""
         if self._file is not None:
             self._restore(await asyncio.to_thread(self._file.load))
             if self._options.saves:
                 self._tasks.start(self._keep_saved(self._file))
+        if self._copies is not None:
+            self._tasks.start(self._copies.run())
         for follower in self._keeper.followers:
             self._tasks.start(follower.run())
 
     async def ready(self) -> bool:
-        """Tell whether there is a whole catalog, by Watch or from disk."""
-        return self._keeper.loaded()
+        """Tell whether there is a whole catalog, by Watch, from disk or from another router."""
+        return self._whole()
 
     def stale_seconds(self) -> float:
         """Return for how long the least heard of registry has said nothing, for health and metrics."""
         return self._keeper.stale_seconds()
 
     def metrics(self) -> Iterable[Family]:
-        """Tell what calls, candidates, queues and the catalog are like."""
-        return self._metrics.families()
-
-    @property
-    def hooks(self) -> Hooks:
-        """Who hears of calls that have ended."""
-        return self._router.flights.hooks
+        """Tell how old the catalog may be, and what is in it."""
+        catalog = self._keeper.catalog
+        for name, text, value in (
+            ("stale_seconds", "Seconds since the least heard of registry said anything.", self.stale_seconds()),
+            ("loaded", "1 once there is a whole catalog.", float(self._keeper.loaded())),
+            ("providers", "Providers in the catalog.", float(len(catalog.providers))),
+            ("virtual_models", "Virtual models in the catalog.", float(len(catalog.virtual_models))),
+        ):
+            yield Family(f"junctor_catalog_{name}", "gauge", text, (Sample(value),))
 
     async def stop(self) -> None:
         """Stop following and close every connection to providers."""
         await self._tasks.stop()
-        if self._file is not None and self._options.saves and self._keeper.changed.is_set() and self._keeper.synced():
+        if self._file is not None and self._options.saves and self._keeper.changed.is_set() and self._fit_to_save():
             await self._save(self._file)
         await self._keeper.secrets.stop()
         await self._client.close()
+
+    def _whole(self) -> bool:
+        return all(part.version() is not None for part in self._parts)
+
+    def _fit_to_save(self) -> bool:
+        """What only the file said need not be written again; what another router said is not on this disk yet."""
+        taken = self._copies is not None and self._copies.taken.is_set()
+        return self._keeper.synced() or (taken and self._keeper.loaded())
 
     def _restore(self, saved: SavedCatalog | None) -> None:
         if saved is None:
@@ -154,7 +184,7 @@ class InferenceRouterService:
         _log.info("serving from the saved catalog until the registries answer", extra={"catalog": repr(saved)})
 
     async def _keep_saved(self, file: CatalogFile) -> None:
-        """Write the catalog some time after it changed, but never one that the registries have not confirmed.
+        """Write the catalog some time after it changed, but never one that neither registries nor a router gave.
 
         Also when the key that encrypts it is no longer the newest.
         """
@@ -166,7 +196,7 @@ class InferenceRouterService:
             if not changed.is_set() and not file.needs_new_key():
                 continue
             await asyncio.sleep(self._options.save_seconds)
-            if not self._keeper.synced():
+            if not self._fit_to_save():
                 continue
             await self._save(file)
 

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -18,7 +17,6 @@ from google.protobuf.message import Message
 from junctor.errors import JunctorError, WatchExpired
 from junctor.status import from_rpc_error
 from junctor.v1 import watch_pb2
-from services.runtime.histograms import FIRST_TOKEN, Histogram
 
 SILENCE_SECONDS = 15.0
 """A stream without even a heartbeat for this long is dead (heartbeats come every 5 s)."""
@@ -63,13 +61,20 @@ class Follower(Generic[M]):
         self.connected = False
         self.last_heard: float | None = None
         """Loop time of the last event."""
-        self.lag = Histogram(FIRST_TOKEN)
-        """Seconds from a change's writing, by the registry's clock, to its being taken in, by ours."""
         self._watch = watch
         self._target = target
         self._silence = silence
         self._token = ""
         self._advanced = asyncio.Condition()
+
+    @property
+    def token(self) -> str:
+        """Resumes after what has been taken in; empty: only a snapshot does."""
+        return self._token
+
+    def resume_from(self, token: str) -> None:
+        """Have the next stream resume there: the state that goes with it came another way. Only before the first."""
+        self._token = token
 
     async def run(self) -> None:
         """Follow until cancelled."""
@@ -132,11 +137,7 @@ class Follower(Generic[M]):
             if snapshot is not None:
                 snapshot.append(event.resource)
             else:
-                deleted = event.type == watch_pb2.WATCH_EVENT_TYPE_DELETED
-                self._target.apply(event.resource, deleted=deleted)
-                written = None if deleted else getattr(event.resource, "updated_at", None)
-                if written is not None:  # when something was deleted nobody wrote down
-                    self.lag.observe(max(0.0, time.time() - written.ToMicroseconds() / 1e6))
+                self._target.apply(event.resource, deleted=event.type == watch_pb2.WATCH_EVENT_TYPE_DELETED)
         return snapshot
 
     async def _advance(self, event: Event, snapshot: list[M] | None) -> None:

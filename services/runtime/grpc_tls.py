@@ -60,17 +60,27 @@ def open_tls_peer(
     """
 
     def make() -> grpc.aio.Channel:
-        pair = None if own is None else own.value
-        credentials = grpc.ssl_channel_credentials(
-            authorities.value.pem, pair.key if pair else None, pair.chain if pair else None
-        )
-        return open_channel(target, receive_limit=CLIENT_RECEIVE_LIMIT, credentials=credentials)
+        return open_tls_channel(target, authorities=authorities, own=own)
 
     channel = RenewedChannel(make)
     authorities.follow(lambda _: channel.renew())
     if own is not None:
         own.follow(lambda _: channel.renew())
     return Peer(channel, name=name, metadata=metadata)
+
+
+def open_tls_channel(
+    target: str, *, authorities: Kept[Authorities], own: Kept[KeyPair] | None, host: str = ""
+) -> grpc.aio.Channel:
+    """Open a channel with the certificates of now; ``host``: the name that the other end's must have.
+
+    Empty: the target's own.
+    """
+    pair = None if own is None else own.value
+    credentials = grpc.ssl_channel_credentials(
+        authorities.value.pem, pair.key if pair else None, pair.chain if pair else None
+    )
+    return open_channel(target, receive_limit=CLIENT_RECEIVE_LIMIT, credentials=credentials, host=host)
 
 
 class RenewedChannel(grpc.aio.Channel):
