@@ -26,13 +26,17 @@ def context(ca_file: str) -> ssl.SSLContext:
     return made
 
 
+def grpc_address(settings: Settings) -> tuple[str, bool]:
+    """Return the gRPC target, and whether it is called over TLS."""
+    target = settings.grpc_target
+    if target.startswith((_PLAIN, _SECURE)):
+        return target.partition("://")[2].rstrip("/"), target.startswith(_SECURE)
+    return target, settings.base_url.startswith(_SECURE)
+
+
 def grpc_way(settings: Settings) -> tuple[str, grpc.ChannelCredentials | None]:
     """Return the gRPC target, and what it is called with: None for no TLS. Raises InvalidField for ``ca_file``."""
-    target = settings.grpc_target
-    secure = settings.base_url.startswith(_SECURE)
-    if target.startswith((_PLAIN, _SECURE)):
-        secure = target.startswith(_SECURE)
-        target = target.partition("://")[2].rstrip("/")
+    target, secure = grpc_address(settings)
     if not secure:
         return target, None
     import grpc

@@ -56,6 +56,8 @@ def _unreachable(error: JunctorError) -> str:
     found = _CANNOT_CONNECT.match(str(error))
     if found is None:
         return "try again"
+    if "not trusted" in str(error):
+        return "name its authority's file in JUNCTOR_TLS_CA_FILE, or: junctor config set --ca-file FILE"
     here = urls.is_loopback(urlsplit(found["url"]).hostname) and not found["why"]
     return "start a server with: junctor up" if here else "is the address right? see: junctor config view"
 

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from junctor import urls
+from junctor import trust, urls
 from junctor.cli import snippets
 from junctor.cli.conversation import target
 from junctor.cli.env import quoted
@@ -50,6 +50,7 @@ def written(session: Session, lang: Language, model: str, prompt: str, *, stream
     """Write the snippet."""
     settings = session.client.settings
     workspace, name = target(model, settings.workspace, "")
+    address, secure = trust.grpc_address(settings)
     base = urls.openai_route(settings.base_url, workspace)
     templates = snippets.STREAMED if stream else snippets.WHOLE
     # A base URL or a question with a quote in it must not end the shell's quoting.
@@ -58,6 +59,9 @@ def written(session: Session, lang: Language, model: str, prompt: str, *, stream
         "root": quoted(settings.base_url),
         "url": _in_shell(f"{base}/chat/completions"),
         "grpc": quoted(settings.grpc_target),
+        "grpc_address": quoted(address),
+        "go_imports": '\n\t"google.golang.org/grpc/credentials"' if secure else "",
+        "go_way": _GO_TLS if secure else "grpc.WithInsecure()",
         "model": quoted(name),
         "prompt": quoted(prompt),
         "shell_model": _in_shell(quoted(name)),
@@ -65,6 +69,10 @@ def written(session: Session, lang: Language, model: str, prompt: str, *, stream
         "token": urls.NO_TOKEN,
     }
     return Template(templates[lang.value]).substitute(values).lstrip("\n")
+
+
+_GO_TLS = 'grpc.WithTransportCredentials(credentials.NewClientTLSFromCert(nil, ""))'
+"""Trusts what the system trusts; SSL_CERT_FILE adds an authority of one's own."""
 
 
 def _in_shell(text: str) -> str:

@@ -74,7 +74,7 @@ import (
 	"log"
 	"os"
 
-	"google.golang.org/grpc"
+	"google.golang.org/grpc"${go_imports}
 	"google.golang.org/grpc/metadata"
 	"google.golang.org/protobuf/proto"
 
@@ -82,7 +82,7 @@ import (
 )
 
 func main() {
-	channel, err := grpc.Dial(${grpc}, grpc.WithInsecure()) // on loopback; elsewhere give credentials
+	channel, err := grpc.Dial(${grpc_address}, ${go_way})
 	if err != nil {
 		log.Fatal(err)
 	}

@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import shutil
+import ssl
 import sys
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -19,14 +20,16 @@ import typer
 from services.demo.server import RunningDemo
 from services.demo.server import start as start_demo
 from services.main import Site, hush_terminal, load, make_site, run
+from services.runtime.certificates import CertificateError
 from services.runtime.tasks import Tasks
 from services.settings import Settings
 from services.settings_table import UP
+from services.up import own_tls
 from services.up.detect import detect
 from services.up.edge import EdgeRefused
 from services.up.findings import State
 from services.up.register import NAME, WORKSPACE, register_demo
-from services.up.screen import Facts, program_name, reachable_url, render
+from services.up.screen import Facts, program_name, reachable_host, reachable_url, render
 
 READY_SECONDS = 30.0
 """How long the screen waits for the services; they go on starting after it."""
@@ -112,16 +115,18 @@ async def _greet(node: Site, settings: Settings, demo: RunningDemo | None) -> No
     """Register the demo and what detection finds, then print the screen."""
     try:
         facts = await _prepare(node, settings, demo)
-    except (httpx.HTTPError, TimeoutError):
+    except (httpx.HTTPError, TimeoutError, CertificateError):
         _log.warning("the services are not ready after %d s; they go on starting", READY_SECONDS)
         return
     _say(render(facts, colour=sys.stdout.isatty()))
 
 
 async def _prepare(node: Site, settings: Settings, demo: RunningDemo | None) -> Facts:
-    url = reachable_url(settings.edge.host, node.http_port)
+    tls = settings.tls.edge
+    url = reachable_url(settings.edge.host, node.http_port, scheme="https" if tls else "http")
+    verify: ssl.SSLContext | bool = own_tls.trusting(tls) if tls else True
     own = {node.http_port, node.grpc_port, settings.admin_port or 0} | ({demo.port} if demo else set())
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=10) as client:
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=10, verify=verify) as client:
         await _until_ready(client)
         found: Sequence[str] = ()
         registered = demo is not None and await _registered(client, demo.url)
@@ -130,9 +135,11 @@ async def _prepare(node: Site, settings: Settings, demo: RunningDemo | None) -> 
         if demo is not None and registered:
             await _until_routed(client, demo.url)
         models = await _models(client, expect=registered or bool(found))
+    named = own_tls.name_in(tls, reachable_host(settings.edge.host)) if tls else ""
     return Facts(
-        url=url,
-        grpc_target=f"{settings.grpc.host}:{node.grpc_port}",
+        url=reachable_url(named, node.http_port, scheme="https") if tls else url,
+        grpc_target=f"{named or settings.grpc.host}:{node.grpc_port}",
+        certificate=str(tls.certificate.absolute()) if tls else "",
         data_dir=str(settings.data_dir.absolute()),
         models=models,
         detected=found,

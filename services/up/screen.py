@@ -39,6 +39,8 @@ class Facts:
     """One line for each finding."""
     auth: bool = False
     """Callers need a token."""
+    certificate: str = ""
+    """File of the edge's certificate; empty: it speaks plain HTTP."""
     version: str = ""
     program: str = "junctor"
     """How the user's shell finds the command line."""
@@ -73,7 +75,7 @@ def render(facts: Facts, *, colour: bool = False) -> str:
         lines += [heading("Detected"), ""]
         lines += [line for found in facts.detected for line in _wrapped(found, "  ")]
         lines += [""]
-    lines += [f"  gRPC   {facts.grpc_target}", f"  Data   {facts.data_dir}", "  Stop   Ctrl-C"]
+    lines += [f"  gRPC   {facts.grpc_target}", *_tls(facts), f"  Data   {facts.data_dir}", "  Stop   Ctrl-C"]
     return "\n".join(lines) + "\n"
 
 
@@ -90,11 +92,22 @@ def best_model(models: Sequence[str]) -> str | None:
     return next(iter([*real, *chat]), None)
 
 
-def reachable_url(host: str, port: int) -> str:
+def reachable_host(host: str) -> str:
+    """Return where this machine reaches a server that listens on ``host``."""
+    return {"0.0.0.0": "127.0.0.1", "::": "::1", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+
+
+def reachable_url(host: str, port: int, *, scheme: str = "http") -> str:
     """Write the URL by which this machine reaches a server that listens on ``host``."""
-    reach = {"0.0.0.0": "127.0.0.1", "::": "[::1]", "": "127.0.0.1"}.get(host, host)  # noqa: S104
+    reach = reachable_host(host)
     bracketed = f"[{reach}]" if ":" in reach and not reach.startswith("[") else reach
-    return f"http://{bracketed}:{port}"
+    return f"{scheme}://{bracketed}:{port}"
+
+
+def _tls(facts: Facts) -> Iterator[str]:
+    if facts.certificate:
+        yield f"  TLS    {facts.certificate}"
+        yield "         with an authority of your own: export SSL_CERT_FILE=its-certificate.pem"
 
 
 def _others(models: Sequence[str]) -> str:
