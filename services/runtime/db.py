@@ -257,6 +257,16 @@ class _Connection(aiosqlite.Connection):
     """
 
     bulk = True
+    _stopping: asyncio.Future[Any] | None = None
+
+    async def _connect(self) -> aiosqlite.Connection:
+        """Open the file; one that cannot be opened leaves no thread, which would tell a loop that may have ended."""
+        try:
+            return await super()._connect()
+        except BaseException:
+            if self._stopping is not None:
+                await outlast(self._stopping)
+            raise
 
     async def _execute(self, fn: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         if not self._running or not self._connection:
@@ -283,7 +293,10 @@ class _Connection(aiosqlite.Connection):
 
     def stop(self) -> asyncio.Future[Any] | None:
         """End the thread, once: of two who close at the same time, the second would wait for a thread that is gone."""
-        return super().stop() if self._running else None
+        if not self._running:
+            return None
+        self._stopping = super().stop()
+        return self._stopping
 
 
 def _connect_sqlite(path: str, **arguments: Any) -> aiosqlite.Connection:
