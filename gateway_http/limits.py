@@ -33,6 +33,8 @@ class Limits:
     """From the first byte (of the connection: from its start) to the end of the header block: else 408."""
     body_seconds: float = 30.0
     """Longest gap between two reads of a body: else 408."""
+    body_rate: int = 1024
+    """Bytes a second that a body has to come with on the whole, beside ``body_seconds`` once: else 408."""
     linger_seconds: float = 2.0
     """How long a refused connection is read on, so that the client sees the answer and not a reset."""
     connections: int = 10_000

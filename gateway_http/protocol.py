@@ -64,6 +64,8 @@ class EdgeProtocol(HttpToolsProtocol):
         self._known = KnownHeads()
         self._left = 0
         """Bytes of a body of known length still to come."""
+        self._body_due = 0.0
+        """When the body has to be there, going by what came of it so far."""
         self._chunks: ChunkedBody | None = None
         self._mine: InferenceCycle | None = None
         """The inference request being received or answered."""
@@ -127,7 +129,7 @@ class EdgeProtocol(HttpToolsProtocol):
         if self.transport.is_closing():
             return
         if wait is _BODY and self.flow.read_paused:
-            self._set_wait(_BODY, self.limits.body_seconds)  # it is we who do not read
+            self._begin_body()  # it is we who do not read
         elif wait is _BODY or (wait is _HEAD and self._rest):
             self._refuse(Refused(408, "The request did not arrive in time"))
         else:
@@ -309,6 +311,18 @@ class EdgeProtocol(HttpToolsProtocol):
         self._left = max(0, head.length)
         self._chunks = ChunkedBody(limit, keep=keep) if head.length < 0 else None
         self._reading_body = head.length != 0
+        if self._reading_body:
+            self._begin_body()
+
+    def _begin_body(self) -> None:
+        self._set_wait(_BODY, self.limits.body_seconds)
+        self._body_due = self.deadline
+
+    def _await_body(self, came: int) -> None:
+        """The next bytes are due; those that came earn time for the whole of it."""
+        self._set_wait(_BODY, self.limits.body_seconds)
+        self._body_due += came / self.limits.body_rate
+        self.deadline = min(self.deadline, self._body_due)
 
     def _read_body(self, data: bytes, position: int) -> int:
         mine = self._mine
@@ -322,7 +336,7 @@ class EdgeProtocol(HttpToolsProtocol):
             if mine is not None:
                 mine.pieces.append(data[position:end])
         if self._reading_body:
-            self._set_wait(_BODY, self.limits.body_seconds)
+            self._await_body(end - position)
         else:
             self._clear_wait()
         if mine is None:
