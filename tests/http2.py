@@ -51,7 +51,11 @@ class Raw:
         made = cls(*await asyncio.open_connection("127.0.0.1", port))
         made._writer.write(PREFACE)
         made.send(SETTINGS, 0, 0, b"")
-        await made.until(SETTINGS)
+        try:
+            await made.until(SETTINGS)
+        except BaseException:
+            await made.close()
+            raise
         return made
 
     def send(self, kind: int, flags: int, stream: int, payload: bytes, *, times: int = 1) -> None:

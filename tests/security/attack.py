@@ -20,6 +20,7 @@ from tests.e2e.processes import PATIENCE, Process, free_port, process, status_is
 CALL_SECONDS = 60.0
 """A call of the well-behaved client that takes longer has failed: ends a test, judges no speed."""
 MIB = 1 << 20
+_SHED = (grpc.StatusCode.CANCELLED, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
 
 
 @dataclass
@@ -57,6 +58,8 @@ class Witness:
 
     where: Target
     served: int = 0
+    shed: int = 0
+    """Calls that the server did not begin, and said so: repeated, as its status allows."""
     failed: list[str] = field(default_factory=list)
     memory: int = 0
 
@@ -92,13 +95,24 @@ class Witness:
 
     async def _once(self, stub: WorkspacesStub, http: httpx.AsyncClient) -> None:
         try:
-            await stub.GetWorkspace(pb.GetWorkspaceRequest(name="default"), timeout=CALL_SECONDS)
+            await self._call(stub)
             answer = await http.get("/health/live")
             answer.raise_for_status()
-        except (grpc.aio.AioRpcError, httpx.HTTPError) as error:
-            self.failed.append(
-                f"{error.code()} {error.details()}" if isinstance(error, grpc.aio.AioRpcError) else repr(error)
-            )
+        except grpc.aio.AioRpcError as error:
+            self.failed.append(f"{error.code()} {error.details()}")
+        except httpx.HTTPError as error:
+            self.failed.append(repr(error))
         else:
             self.served += 1
         self.memory = max(self.memory, self.where.memory())
+
+    async def _call(self, stub: WorkspacesStub) -> None:
+        for pause in (*(0.05 * 2**attempt for attempt in range(8)), None):
+            try:
+                await stub.GetWorkspace(pb.GetWorkspaceRequest(name="default"), timeout=CALL_SECONDS)
+                return
+            except grpc.aio.AioRpcError as error:
+                if pause is None or error.code() not in _SHED:
+                    raise
+                self.shed += 1
+                await asyncio.sleep(pause)
