@@ -60,10 +60,14 @@ class Authority:
         made = self._builder(self._name, self._key).add_extension(constraint, critical=True)
         self.pem = _pem(made.sign(self._key, hashes.SHA256()))
 
-    def issue(self, name: str = "provider.test", *, address: str = "127.0.0.1", expired: bool = False) -> Issued:
-        """Sign a certificate for a name and an address; valid for an hour, or until an hour ago."""
+    def issue(
+        self, name: str = "provider.test", *, address: str = "127.0.0.1", expired: bool = False, uri: str = ""
+    ) -> Issued:
+        """Sign a certificate for a name, an address and a URI if any; valid for an hour, or until an hour ago."""
         key = ec.generate_private_key(ec.SECP256R1())
-        names = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address(address))]
+        names: list[x509.GeneralName] = [x509.DNSName(name), x509.IPAddress(ipaddress.ip_address(address))]
+        if uri:
+            names.append(x509.UniformResourceIdentifier(uri))
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         made = (
             self._builder(subject, key, end=-_HOUR if expired else _HOUR)
