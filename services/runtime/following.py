@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from typing import Any, Generic, Protocol, TypeVar
 
@@ -17,6 +18,7 @@ from google.protobuf.message import Message
 from junctor.errors import JunctorError, WatchExpired
 from junctor.status import from_rpc_error
 from junctor.v1 import watch_pb2
+from services.runtime.histograms import FIRST_TOKEN, Histogram
 
 SILENCE_SECONDS = 15.0
 """A stream without even a heartbeat for this long is dead (heartbeats come every 5 s)."""
@@ -61,6 +63,8 @@ class Follower(Generic[M]):
         self.connected = False
         self.last_heard: float | None = None
         """Loop time of the last event."""
+        self.lag = Histogram(FIRST_TOKEN)
+        """Seconds from a change's writing, by the registry's clock, to its being taken in, by ours."""
         self._watch = watch
         self._target = target
         self._silence = silence
@@ -137,7 +141,11 @@ class Follower(Generic[M]):
             if snapshot is not None:
                 snapshot.append(event.resource)
             else:
-                self._target.apply(event.resource, deleted=event.type == watch_pb2.WATCH_EVENT_TYPE_DELETED)
+                deleted = event.type == watch_pb2.WATCH_EVENT_TYPE_DELETED
+                self._target.apply(event.resource, deleted=deleted)
+                written = None if deleted else getattr(event.resource, "updated_at", None)
+                if written is not None:  # when something was deleted nobody wrote down
+                    self.lag.observe(max(0.0, time.time() - written.ToMicroseconds() / 1e6))
         return snapshot
 
     async def _advance(self, event: Event, snapshot: list[M] | None) -> None:
