@@ -6,6 +6,7 @@ import asyncio
 
 from junctor.channel import Peer
 from junctor.v1 import model_registry_pb2_grpc, virtual_models_pb2_grpc
+from services.access.shipping import Shipper
 from services.model_registry.servicer import ModelRegistryServicer, ProviderSyncServicer
 from services.model_registry.store import MIGRATIONS, ModelStores
 from services.model_registry.virtual_servicer import VirtualModelsServicer
@@ -27,6 +28,7 @@ class ModelRegistryService:
         self._changed = asyncio.Event()
         self._workspaces = WorkspaceList(access_control, on_change=lambda _: self._changed.set())
         self._stores = ModelStores(Feed(database), incarnations=self._workspaces)
+        self._shipper = Shipper(self._stores.feed, access_control)
         self._tasks = Tasks("model_registry")
 
     def register(self, server: GrpcServer) -> None:
@@ -50,6 +52,7 @@ class ModelRegistryService:
         await self._stores.index()
         self._tasks.start(self._workspaces.follower.run())
         self._tasks.start(compact_forever(self._stores.feed))
+        self._tasks.start(self._shipper.run())
         self._tasks.start(drop_deleted_workspaces(self._workspaces, self._changed, self._stores))
 
     async def ready(self) -> bool:

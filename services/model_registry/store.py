@@ -44,6 +44,7 @@ MODEL = Kind(
         {"project", "base_model", "adapters", "finetuning_type", "prompt", "lora_enabled", "description", "fileset"}
     ),
     presence=frozenset({"base_model", "adapters", "finetuning_type", "prompt"}),
+    hidden=frozenset({"api_endpoint", "custom_fields"}),
 )
 
 VIRTUAL_MODEL = Kind(
@@ -61,6 +62,7 @@ VIRTUAL_MODEL = Kind(
     filterable=frozenset({"project", "default_model_entity", "autoprovisioned"}),
     default_order="-created_at",
     default_page_size=20,
+    hidden=frozenset({"request_middleware", "response_middleware", "post_response_middleware", "override_proxy"}),
 )
 
 MODEL_WRITABLE = (

@@ -6,6 +6,7 @@ import asyncio
 
 from junctor.channel import Peer
 from junctor.v1 import provider_registry_pb2_grpc, secrets_pb2_grpc
+from services.access.shipping import Shipper
 from services.provider_registry import seed as seeds
 from services.provider_registry.attempt import Attempts, Pace
 from services.provider_registry.by_hand import StatusByHand
@@ -66,6 +67,7 @@ class ProviderRegistryService:
         self._pace = pace or Pace(interval=discovery_interval)
         self._seed = seed
         self._seed_key = seed_key
+        self._shipper = Shipper(self._feed, access_control)
         self._tasks = Tasks("provider_registry")
 
     def register(self, server: GrpcServer) -> None:
@@ -103,6 +105,7 @@ class ProviderRegistryService:
         self._tasks.start(compact_forever(self._feed))
         self._tasks.start(discovery.run())
         self._tasks.start(clear_tombstones(self._schedule, self._feed, self._sync))
+        self._tasks.start(self._shipper.run())
         self._tasks.start(drop_deleted_workspaces(self._workspaces, self._changed, self))
 
     async def ready(self) -> bool:

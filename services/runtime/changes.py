@@ -18,6 +18,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from junctor.errors import WatchExpired
 from services.runtime.db import Database
+from services.runtime.journal import Journal, Outbox
 from services.runtime.tail import Change, Logged, Tail
 
 KEEP_CHANGES = 100_000
@@ -49,8 +50,11 @@ CHANGES = sa.Table(
 class Feed:
     """Appends to the log and wakes those who watch it."""
 
-    def __init__(self, database: Database) -> None:
+    def __init__(self, database: Database, *, journal: Journal | None = None) -> None:
+        """``journal``: where the record of writes goes; by default into the store's outbox."""
         self.database = database
+        self.journal = journal or Outbox()
+        self._epoch = ""
         self._waiters: set[asyncio.Event] = set()
         self._name = secrets.token_hex(8)  # of this writer among the store's replicas
         self._listening = False
@@ -124,6 +128,12 @@ class Feed:
         """Return epoch and newest revision, as ``tx`` sees them."""
         row = (await tx.execute(sa.select(COUNTER.c.epoch, COUNTER.c.value))).one()
         return str(row.epoch), int(row.value)
+
+    async def epoch(self, tx: AsyncConnection) -> str:
+        """Return what tells this store from every other one, also from one made later in its place."""
+        if not self._epoch:
+            self._epoch = (await self.position(tx))[0]
+        return self._epoch
 
     async def check_token(self, tx: AsyncConnection, token: str) -> int:
         """Return the revision to resume after. Raises WatchExpired when the log cannot tell what came since."""

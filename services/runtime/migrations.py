@@ -82,3 +82,12 @@ def order_by_bytes(*tables: str) -> None:
     for table in tables:
         for column in ("workspace", "name"):
             op.alter_column(table, column, type_=sa.String(63, collation="C"), existing_type=sa.String(63))
+
+
+def create_audit_outbox() -> None:
+    """Create the table of :class:`services.runtime.journal.Outbox`."""
+    op.create_table(
+        "audit_outbox",
+        sa.Column("revision", sa.BigInteger, primary_key=True, autoincrement=False),
+        sa.Column("body", sa.LargeBinary, nullable=False),
+    )

@@ -13,7 +13,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 import sqlalchemy as sa
 from google.protobuf.message import Message
@@ -29,9 +29,11 @@ from junctor.errors import (
     ResourceRef,
     StaleVersion,
 )
+from services.runtime import journal
 from services.runtime.changes import METADATA, Feed
 from services.runtime.filter_sql import compile_filter
 from services.runtime.incarnations import Incarnations, Place, in_place, shown
+from services.runtime.interceptors import current_call
 from services.runtime.paging import ListQuery, Page, order_clause, page_of
 from services.runtime.tail import Change
 
@@ -43,6 +45,18 @@ REQUEST_KEEP_SECONDS = 24 * 3600
 _CHUNK = 500  # names in one query
 
 M = TypeVar("M", bound=Message)
+
+
+def _itself(resource: Any) -> Any:
+    return resource
+
+
+def _nothing(_: Any) -> dict[str, Any]:
+    return {}
+
+
+def _never(_: Any) -> bool:
+    return False
 
 
 def new_id(prefix: str) -> str:
@@ -71,6 +85,24 @@ class Kind(Generic[M]):
     sortable: frozenset[str] = frozenset({"name", "created_at", "updated_at"})
     default_order: str = "created_at"
     default_page_size: int = 100
+    facts: Callable[[M], Any] = _itself
+    """The message that says what a resource is called and when it changed: itself, or one within it."""
+    name_field: str = "name"
+    is_name: Callable[[str], bool] = names.is_name
+    """Tells what may be a name at all: nothing else is looked for."""
+    created_fields: tuple[str, str] = ("created_at", "created_by")
+    lies_in: str = "workspace"
+    """The column that says in which workspace a row lies; for workspaces it is their own name."""
+    extra: Callable[[], Sequence[sa.Column[Any]]] = tuple
+    """Further columns of the table,"""
+    columns: Callable[[M], dict[str, Any]] = _nothing
+    """and what is in them."""
+    hidden: frozenset[str] = frozenset()
+    """Fields that may hold credentials: the record of writes has their names only."""
+    volatile: frozenset[str] = frozenset()
+    """Fields that junctor itself changes all the time: alone they are no news for the record of writes."""
+    has_ended: Callable[[M], bool] = _never
+    """Tells a resource that is kept but over: the update that makes it so is recorded as its end."""
 
 
 REQUESTS = sa.Table(
@@ -109,7 +141,8 @@ class ResourceStore(Generic[M]):
         """``incarnations`` knows which rows lie in a workspace that is gone; None: all rows count."""
         self.feed = feed
         self.kind = kind
-        self.table = resource_table(kind.table)
+        self.table = resource_table(kind.table, *kind.extra())
+        self._subject = journal.Subject(kind.name, kind.hidden, kind.volatile)
         self.incarnations = incarnations
 
     def decode(self, body: bytes) -> M:
@@ -154,7 +187,7 @@ class ResourceStore(Generic[M]):
 
     async def fetch(self, tx: AsyncConnection, workspace: str, name: str) -> M:
         """Return one resource as ``tx`` sees it. Raises ResourceNotFound."""
-        storable = names.is_name(name) and "\0" not in workspace  # PostgreSQL takes no NUL
+        storable = self.kind.is_name(name) and "\0" not in workspace  # PostgreSQL takes no NUL
         found = await self.find(tx, workspace, name) if storable else None
         if found is None:
             raise self.not_found(workspace, name)
@@ -166,11 +199,16 @@ class ResourceStore(Generic[M]):
         statement = sa.select(self.table.c.body).where(*self._shown()).order_by(*order)
         return [self.decode(row.body) for row in await tx.execute(statement)]
 
-    async def list(self, query: ListQuery) -> Page[M]:
-        """Return one page. Raises InvalidField or MalformedRequest for a bad query."""
+    async def list(self, query: ListQuery, *conditions: sa.ColumnElement[bool]) -> Page[M]:
+        """Return one page of what meets the conditions. Raises InvalidField or MalformedRequest for a bad query.
+
+        Whatever the query says, nothing of a workspace that the running call may not see.
+        """
         table, kind = self.table, self.kind
         chosen = compile_filter(table, query.filter, fields=kind.filterable, kind=kind.name, presence=kind.presence)
-        where = sa.and_(chosen, *self._shown())
+        where = sa.and_(chosen, *self._shown(), *conditions)
+        if (seen := seen_workspaces()) is not None:
+            where = sa.and_(where, table.c[kind.lies_in].in_(sorted(seen)))
         if query.workspace not in ("", names.ALL_WORKSPACES) and not query.filters_workspace:
             where = sa.and_(where, table.c.workspace == query.workspace)
         page = page_of(query, default_size=kind.default_page_size)
@@ -209,7 +247,7 @@ class ResourceStore(Generic[M]):
 
     async def insert(self, tx: AsyncConnection, resource: M, *, workspace_id: str = "") -> M:
         """Create a resource within ``tx``. Raises ResourceExists, WorkspaceMissing."""
-        workspace, name = _text(resource, "workspace"), _text(resource, "name")
+        workspace, name = self.place_of(resource)
         if await self.claim(tx, workspace, [name], workspace_id):
             raise self.already_exists(workspace, name)
         return (await self.insert_all(tx, [resource], workspace_id=workspace_id))[0]
@@ -254,10 +292,13 @@ class ResourceStore(Generic[M]):
         created = [self._copy(resource) for resource in resources]
         now = _now()
         for resource in created:
-            _set(resource, "id", new_id(self.kind.id_prefix))
-            _stamp(resource, "created_at", now)
+            facts, (at, by) = self.kind.facts(resource), self.kind.created_fields
+            if not _text(facts, "id"):
+                _set(facts, "id", new_id(self.kind.id_prefix))
+            _stamp(facts, at, now)
+            _set(facts, by, journal.principal())
         first = {"created_at": now} | ({"workspace_id": workspace_id} if workspace_id else {})
-        rows = [{**first, **row} for row in await self._seal(tx, created, now)]
+        rows = [{**first, **row} for row in await self._seal(tx, created, now, before=[None] * len(created))]
         if rows:
             await tx.execute(sa.insert(self.table), rows)
         return created
@@ -278,8 +319,8 @@ class ResourceStore(Generic[M]):
         new = [self._copy(resource) for resource in current]
         for resource in new:
             change(resource)
-        changed = [resource for resource, old in zip(new, current, strict=True) if resource != old]
-        rows = await self._seal(tx, changed, _now())
+        both = [(resource, old) for resource, old in zip(new, current, strict=True) if resource != old]
+        rows = await self._seal(tx, [resource for resource, _ in both], _now(), before=[old for _, old in both])
         if rows:
             table = self.table
             this = sa.and_(table.c.workspace == sa.bindparam("of_workspace"), table.c.name == sa.bindparam("of_name"))
@@ -304,11 +345,13 @@ class ResourceStore(Generic[M]):
         """Delete one or more resources within ``tx``; returns the last revision."""
         table = self.table
         revisions = await self.feed.next_revisions(tx, len(current))
-        keys = [{"of_workspace": _text(gone, "workspace"), "of_name": _text(gone, "name")} for gone in current]
+        places = [self.place_of(gone) for gone in current]
+        keys = [{"of_workspace": workspace, "of_name": name} for workspace, name in places]
         this = sa.and_(table.c.workspace == sa.bindparam("of_workspace"), table.c.name == sa.bindparam("of_name"))
         await tx.execute(sa.delete(table).where(this), keys)
         changes = [Change(n, True, _wire(gone)) for n, gone in zip(revisions, current, strict=True)]
         await self.feed.append(tx, self.kind.name, changes)
+        await self._record(tx, [self._write(n, gone, None) for n, gone in zip(revisions, current, strict=True)])
         return revisions[-1]
 
     async def drop_places(self, tx: AsyncConnection, gone: frozenset[Place]) -> None:
@@ -335,7 +378,7 @@ class ResourceStore(Generic[M]):
 
     def check_version(self, current: M, resource_version: str) -> None:
         """Raise StaleVersion if the caller decided on an older state than ``current``."""
-        newest = _text(current, "resource_version")
+        newest = _text(self.kind.facts(current), "resource_version")
         if resource_version and resource_version != newest:
             raise StaleVersion(
                 f"resource_version {resource_version} is not the newest ({newest}); read it again",
@@ -344,28 +387,58 @@ class ResourceStore(Generic[M]):
 
     # -- rows
 
-    async def _seal(self, tx: AsyncConnection, resources: Sequence[M], now: int) -> Sequence[dict[str, Any]]:
-        """Give each resource its revision, log it, and return the rows to write."""
+    async def _seal(
+        self, tx: AsyncConnection, resources: Sequence[M], now: int, *, before: Sequence[M | None]
+    ) -> Sequence[dict[str, Any]]:
+        """Give each resource its revision, log and record it, and return the rows to write."""
         if not resources:
             return []
         revisions = await self.feed.next_revisions(tx, len(resources))
         for resource, revision in zip(resources, revisions, strict=True):
-            _stamp(resource, "updated_at", now)
-            _set(resource, "resource_version", str(revision))
+            facts = self.kind.facts(resource)
+            _stamp(facts, "updated_at", now)
+            if current_call() is not None:  # what junctor does itself is nobody's change
+                _set(facts, "updated_by", journal.principal())
+            _set(facts, "resource_version", str(revision))
         rows = [self._row(resource, now, n) for n, resource in zip(revisions, resources, strict=True)]
         await self.feed.append(tx, self.kind.name, [Change(row["revision"], False, row["body"]) for row in rows])
+        writes = zip(revisions, before, resources, strict=True)
+        await self._record(tx, [self._write(*write) for write in writes])
         return rows
 
     def _row(self, resource: M, now: int, revision: int) -> dict[str, Any]:
+        workspace, name = self.place_of(resource)
         return {
-            "workspace": _text(resource, "workspace"),
-            "name": _text(resource, "name"),
-            "id": _text(resource, "id"),
+            "workspace": workspace,
+            "name": name,
+            "id": _text(self.kind.facts(resource), "id") or f"{self.kind.id_prefix}-{revision}",
             "updated_at": now,
             "revision": revision,
             "fields": self.kind.fields(resource),
             "body": _wire(resource),
+            **self.kind.columns(resource),
         }
+
+    def place_of(self, resource: M) -> tuple[str, str]:
+        """Return the workspace and the name of a resource."""
+        facts = self.kind.facts(resource)
+        return _text(facts, "workspace"), _text(facts, self.kind.name_field)
+
+    def workspace_of(self, resource: M) -> str:
+        """Return the workspace that a resource lies in; a workspace lies in itself."""
+        workspace, name = self.place_of(resource)
+        return name if self.kind.lies_in == "name" else workspace
+
+    async def _record(self, tx: AsyncConnection, writes: Sequence[journal.Write]) -> None:
+        await journal.record(tx, self.feed, self._subject, writes)
+
+    def _write(self, revision: int, before: M | None, after: M | None) -> journal.Write:
+        kept = after if after is not None else before
+        assert kept is not None
+        ended, facts = self.kind.has_ended, self.kind.facts
+        ends = before is not None and after is not None and ended(after) and not ended(before)
+        old, new = (None if resource is None else facts(resource) for resource in (before, after))
+        return journal.Write(revision, self.workspace_of(kept), self.place_of(kept)[1], old, new, ends)
 
     def _copy(self, resource: M) -> M:
         copied = self.kind.message()
@@ -415,9 +488,23 @@ def _text(resource: Message, name: str) -> str:
 
 
 def _set(resource: Message, name: str, value: str) -> None:
-    setattr(resource, name, value)
+    if name in _fields(resource):
+        resource.ClearField(name)
+        if value:
+            setattr(resource, name, value)
 
 
 def _stamp(resource: Message, name: str, microseconds: int) -> None:
-    stamp: Timestamp = getattr(resource, name)
-    stamp.FromMicroseconds(microseconds)
+    if name in _fields(resource):
+        stamp: Timestamp = getattr(resource, name)
+        stamp.FromMicroseconds(microseconds)
+
+
+def _fields(resource: Message) -> Mapping[str, Any]:
+    descriptor: Any = resource.DESCRIPTOR
+    return cast(Mapping[str, Any], descriptor.fields_by_name)
+
+
+def seen_workspaces() -> frozenset[str] | None:
+    """Return the workspaces of which the running call may see anything; None: every one."""
+    return getattr(current_call(), "workspaces", None)

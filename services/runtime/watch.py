@@ -2,7 +2,8 @@
 
 A watcher is never buffered for: it takes changes in batches, round by round, from what this process has just
 committed or else from the log, and what it has not taken yet stays there. Changes of other kinds move its token on, so
-a quiet watcher's token never grows too old.
+a quiet watcher's token never grows too old. Of a workspace that the caller may not see nothing is sent; that is asked
+anew for each batch.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from google.protobuf.message import Message
 from junctor.errors import WatcherTooSlow
 from junctor.v1 import watch_pb2
 from services.runtime.changes import Feed
-from services.runtime.resources import ResourceStore
+from services.runtime.resources import ResourceStore, seen_workspaces
 from services.runtime.tail import Change
 
 HEARTBEAT_SECONDS = 5.0
@@ -91,7 +92,7 @@ class Watcher(Generic[M]):
             upto, changes = (told and self._known(rested=rested)) or await self._read(rested=rested)
             silent = silent and not changes
             while changes:
-                yield [self._changed(change) for change in changes]
+                yield self._seen([self._changed(change) for change in changes])
                 changes = (await self._read(upto))[1] if len(changes) == _BATCH else []
             moved, self._at = self._at < upto, upto
             if self._catching_up:
@@ -113,7 +114,14 @@ class Watcher(Generic[M]):
             resources = await self._store.all(tx)
         # Without tokens: one within a snapshot would skip the rest of it, and none means a new snapshot.
         upserted = [WatchItem(watch_pb2.WATCH_EVENT_TYPE_UPSERTED, resource, newest, "") for resource in resources]
-        return [*upserted, self._item(watch_pb2.WATCH_EVENT_TYPE_SYNCED)]
+        return [*self._seen(upserted), self._item(watch_pb2.WATCH_EVENT_TYPE_SYNCED)]
+
+    def _seen(self, items: list[WatchItem[M]]) -> list[WatchItem[M]]:
+        """Return the events that the caller may know of."""
+        seen = seen_workspaces()
+        if seen is None:
+            return items
+        return [item for item in items if item.resource is None or self._store.workspace_of(item.resource) in seen]
 
     async def _read(self, upto: int | None = None, *, rested: bool = True) -> tuple[int, list[Change]]:
         """Return the next batch, and the revision up to which the round goes (by default the newest)."""

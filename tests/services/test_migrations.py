@@ -40,7 +40,7 @@ import time
 import sqlalchemy as sa
 from alembic import op
 revision = "0009"
-down_revision = "0002"
+down_revision = "0003"
 compatible_from = "0001"
 def upgrade():
     op.create_table("half", sa.Column("id", sa.Integer, primary_key=True))
@@ -122,7 +122,7 @@ async def test_what_0_1_0_wrote_is_there_after_the_migration(engine: str, tmp_pa
         epoch, _ = await position(database)
         assert await said(database) == Schema("0001", "0001")
         done = await database.migrate(MODELS)
-        assert (done.before, done.after) == (Schema("0001", "0001"), Schema("0002", "0001"))
+        assert (done.before, done.after) == (Schema("0001", "0001"), Schema("0003", "0001"))
         stores = ModelStores(Feed(database))
         assert [await stores.models.get("w1", f"m{n}") for n in (1, 2, 3)] == written
         assert await position(database) == (epoch, 3)
@@ -225,7 +225,7 @@ async def test_a_migration_that_is_killed_leaves_everything_as_it_was(engine: st
     async with opened(tmp_path) as database:
         assert await shape(database) == before
         assert await said(database) == Schema("0001", "0001")
-        assert (await database.migrate(MODELS)).after.revision == "0002"  # its locks died with it
+        assert (await database.migrate(MODELS)).after.revision == "0003"  # its locks died with it
         stores = ModelStores(Feed(database))
         assert {(await stores.models.get("w1", name)).id for name in ("m1", "m2")} == {"model-1", "model-2"}
 
@@ -233,17 +233,17 @@ async def test_a_migration_that_is_killed_leaves_everything_as_it_was(engine: st
 async def test_a_newer_schema_is_used_if_it_says_so_and_refused_if_not(engine: str, tmp_path: Path) -> None:
     async with opened(tmp_path) as database:
         await database.migrate(MODELS)
-        await stores_revision(database, "0009", compatible_from="0002")
+        await stores_revision(database, "0009", compatible_from="0003")
         done = await database.migrate(MODELS)
-        assert (done.before, done.after) == (Schema("0009", "0002"), Schema("0009", "0002"))
+        assert (done.before, done.after) == (Schema("0009", "0003"), Schema("0009", "0003"))
         await require(database)
         await ModelStores(Feed(database)).models.create(mpb.Model(workspace="w1", name="m1"))
-        await stores_revision(database, "0009", compatible_from="0003")
-        rule = "is at revision 0009, which only releases from revision 0003 on may use; this one is of revision 0002"
+        await stores_revision(database, "0009", compatible_from="0004")
+        rule = "is at revision 0009, which only releases from revision 0004 on may use; this one is of revision 0003"
         for attempt in (database.migrate(MODELS), require(database)):
             with pytest.raises(SchemaUnfit, match=rule):
                 await attempt
-        assert await first_of(database, "alembic_version") == "0003"  # what 0.1.0 looks at, and then refuses
+        assert await first_of(database, "alembic_version") == "0004"  # what 0.1.0 looks at, and then refuses
         with pytest.raises(StoreUnusable, match=r"^the database .* is at revision 0009"), opening(database):
             await database.prepare(MODELS)
         with pytest.raises(StoreUnavailable):
@@ -292,7 +292,7 @@ async def test_a_migration_gives_up_rather_than_hold_writers_up(postgres_url: st
             with pytest.raises(StoreUnusable, match="lock timeout"), opening(database):
                 await database.migrate(MODELS)
         assert await said(database) == Schema("0001", "0001")
-        assert (await database.migrate(MODELS)).after.revision == "0002"
+        assert (await database.migrate(MODELS)).after.revision == "0003"
 
 
 async def test_links_of_a_provider_go_with_its_incarnation_of_the_workspace(engine: str, tmp_path: Path) -> None:
@@ -342,7 +342,7 @@ async def test_an_owner_of_a_schema_that_is_there_needs_no_right_on_the_database
     postgres.execute("CREATE SCHEMA model_registry AUTHORIZATION junctor_owner", database=name)
     database = open_database(postgres_url.replace("postgres@", "junctor_owner@"), schema="model_registry")
     try:
-        assert (await database.migrate(MODELS)).after.revision == "0002"
+        assert (await database.migrate(MODELS)).after.revision == "0003"
     finally:
         await database.close()
         postgres.execute("DROP OWNED BY junctor_owner", database=name)
