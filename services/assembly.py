@@ -11,6 +11,7 @@ import asyncio
 import logging
 import os
 import socket
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -35,6 +36,10 @@ if TYPE_CHECKING:
 
 POLICY: Mapping[str, Access] = {
     "junctor.v1.Workspaces": Access.PUBLIC,
+    "junctor.v1.Keys": Access.PUBLIC,
+    "junctor.v1.Members": Access.PUBLIC,
+    "junctor.v1.Audit": Access.PUBLIC,
+    "junctor.v1.AccessSync": Access.INTERNAL,
     "junctor.v1.ModelRegistry": Access.PUBLIC,
     "junctor.v1.VirtualModels": Access.PUBLIC,
     "junctor.v1.ProviderSync": Access.INTERNAL,
@@ -261,6 +266,7 @@ class Node:
 
     def _relay(self, name: str) -> Service:
         from junctor.v1 import (
+            access_pb2,
             model_registry_pb2,
             provider_registry_pb2,
             secrets_pb2,
@@ -269,14 +275,23 @@ class Node:
         )
         from services.runtime.relay import Relay
 
-        files = (workspaces_pb2, model_registry_pb2, virtual_models_pb2, provider_registry_pb2, secrets_pb2)
+        access = (workspaces_pb2, access_pb2)
+        files = (*access, model_registry_pb2, virtual_models_pb2, provider_registry_pb2, secrets_pb2)
         services = [service for file in files for service in file.DESCRIPTOR.services_by_name.values()]
         return Relay(self._peers[name], [service for service in services if _owner(service.full_name) == name])
 
     def _access_control(self) -> Service:
-        from services.access_control.service import AccessControlService
+        from services.access_control.bootstrap import chosen_key
+        from services.access_control.service import AccessControlService, Options
 
-        return AccessControlService(self._database("access-control"))
+        auth = self.settings.auth
+        options = Options(
+            admin_key=chosen_key(auth.admin_key, auth.admin_key_file),
+            auth=auth.mode != "off",
+            tell=_tell_admin_key,
+            audit_days=self.settings.audit_retention,
+        )
+        return AccessControlService(self._database("access-control"), options)
 
     def _model_registry(self) -> Service:
         from services.model_registry.service import ModelRegistryService
@@ -365,7 +380,7 @@ class Node:
 
     def _open_peer(self, name: str) -> Peer:
         target = getattr(self.settings.peers, name.replace("-", "_"))
-        metadata: Metadata = token_metadata(self._token) if name in ("model-registry", "provider-registry") else ()
+        metadata: Metadata = token_metadata(self._token) if name in REGISTRIES else ()
         near = self._inside if target is None else ""
         if self._share is not None and name in REGISTRIES:
             near = self._share.relay_to or near
@@ -406,6 +421,10 @@ class Node:
 
 _OWNERS = {
     "junctor.v1.Workspaces": "access-control",
+    "junctor.v1.Keys": "access-control",
+    "junctor.v1.Members": "access-control",
+    "junctor.v1.Audit": "access-control",
+    "junctor.v1.AccessSync": "access-control",
     "junctor.v1.ModelRegistry": "model-registry",
     "junctor.v1.ProviderSync": "model-registry",
     "junctor.v1.VirtualModels": "model-registry",
@@ -425,6 +444,12 @@ def _owner(grpc_service: str) -> str | None:
 def _own_target(host: str, port: int) -> str:
     reach = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104 - not bound here
     return f"[{reach}]:{port}" if ":" in reach else f"{reach}:{port}"
+
+
+def _tell_admin_key(key: Secret) -> None:
+    """Show the key that was made for want of one: this once, to whoever has started the process, in no log."""
+    sys.stdout.write(f"First admin key (it is not shown again): {key.reveal()}\n")
+    sys.stdout.flush()
 
 
 def private_files() -> None:

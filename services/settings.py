@@ -141,6 +141,8 @@ class Settings:
     """The only header fields of a caller that pass; None: all that may."""
     queue_limit: int
     sse_ping: float | None
+    audit_retention: int
+    """Days."""
     """After how long a silence an event stream gets a comment; None: never."""
     discovery_interval: float
     default_workspace: str
@@ -346,7 +348,14 @@ def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], e
         "service_token_file",
         "drain_timeout",
     )
-    limits = ("router_peers", "max_connections", "grpc_max_connections", "grpc_max_streams", "grpc_max_connection_age")
+    limits = (
+        "audit_retention",
+        "router_peers",
+        "max_connections",
+        "grpc_max_connections",
+        "grpc_max_streams",
+        "grpc_max_connection_age",
+    )
     more = ("admin_port", "data_dir", "database_url", "migrate", "upstream_networks", "discovery_interval")
     return Settings(
         services=facts.services,

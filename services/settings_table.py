@@ -497,8 +497,9 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     Setting("default_workspace", workspace, "default", "Workspace of the plain `/v1`."),
     Setting("auth", auth_mode, "off", "Keys and roles. Only `off` in this release, for loopback addresses."),
-    Setting("admin_key", secret, None, "First admin key, for a later release."),
-    Setting("admin_key_file", path, None, "File with the first admin key, for a later release."),
+    Setting("admin_key", secret, None, "A key that may do everything, chosen by you; a new value replaces it."),
+    Setting("admin_key_file", path, None, "File with that key."),
+    Setting("audit_retention", whole(1, 36_500), 90, "Days that the record of writes and refused calls goes back."),
     Setting(
         "tls_cert_file",
         path,

@@ -87,7 +87,8 @@ def test_every_rpc_has_a_policy() -> None:
 
 def test_what_returns_a_secret_or_joins_stores_is_internal() -> None:
     internal = {name for name, access in POLICY.items() if access is Access.INTERNAL}
-    assert internal == {"junctor.v1.SecretAccess", "junctor.v1.ProviderSync", "junctor.v1.RouterPeers"}
+    joins = {"junctor.v1.ProviderSync", "junctor.v1.RouterPeers", "junctor.v1.AccessSync"}
+    assert internal == {"junctor.v1.SecretAccess", *joins}
 
 
 def test_every_module_of_services_has_a_layer() -> None:
