@@ -13,6 +13,7 @@ from junctor.errors import InternalError, JunctorError
 from services.inference_router.attempts import Attempts, Observer
 from services.runtime.exchange import Call, Outcome, Verdict
 from services.runtime.finished import CALLER, CANCELLED, FAILED, PROVIDER, Finished, Hooks, source_of
+from services.runtime.tracing import Trace
 
 _COMPLETE = Verdict.COMPLETE
 _WORDS = {verdict: verdict.value for verdict in Verdict}
@@ -21,7 +22,7 @@ _WORDS = {verdict: verdict.value for verdict in Verdict}
 class Flight:
     """A call under way. What is not known yet is None or empty."""
 
-    __slots__ = ("attempts", "call", "observer", "started", "streams", "virtual_model")
+    __slots__ = ("attempts", "call", "observer", "started", "streams", "trace", "virtual_model")
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -30,6 +31,7 @@ class Flight:
         """``workspace/name``; empty on a call by provider."""
         self.streams = False
         """The caller asked for a stream."""
+        self.trace: Trace | None = None
         self.observer: Observer | None = None
         self.attempts: Attempts | None = None
 
@@ -123,6 +125,7 @@ def _finished(
             source=source,
             error=error,
             total_seconds=perf_counter() - flight.started,
+            trace=flight.trace,
         )
     candidate = attempts.candidate
     answer = attempts.answer
@@ -153,4 +156,5 @@ def _finished(
         first_byte,
         outcome.upstream_seconds if outcome is not None else sum(one.milliseconds for one in done) / 1000,
         perf_counter() - flight.started,
+        flight.trace,
     )

@@ -19,6 +19,7 @@ from services.inference_router.catalog_parts import ProviderPart, VirtualModelPa
 from services.inference_router.peer_copies import Open, PeerCopies, PeerName
 from services.inference_router.peers_servicer import PeersServicer
 from services.inference_router.router import Figures, Router
+from services.inference_router.router_metrics import RouterMetrics
 from services.inference_router.servicer import RouterServicer
 from services.inference_router.slots import QUEUE_LIMIT
 from services.inference_router.typed_servicer import TypedServicer
@@ -27,11 +28,13 @@ from services.inference_router.upstream_types import Timers
 from services.runtime.addresses import AddressPolicy
 from services.runtime.egress import Egress
 from services.runtime.exchange import Invoker
+from services.runtime.finished import Hooks
 from services.runtime.keyring import KeyFileError, Keyring
-from services.runtime.metrics import Family, Sample
+from services.runtime.metrics import Family
 from services.runtime.server import GrpcServer
 from services.runtime.state_parts import StatePart
 from services.runtime.tasks import Tasks
+from services.runtime.tracing import Tracer
 
 _KEY_SECONDS = 5.0
 """How often a quiet router looks whether the key of its file was changed."""
@@ -95,6 +98,7 @@ class InferenceRouterService:
             queue_limit=options.queue_limit,
         )
         self._router = Router(self._keeper, self._client, figures)
+        self._metrics = RouterMetrics(self._router, self._keeper)
         self._keeper.on_health_reset = self._router.ledger.reset
         self._keeper.on_provider = self._router.ledger.provider_changed
         self._tasks = Tasks("inference_router")
@@ -147,15 +151,18 @@ class InferenceRouterService:
         return self._keeper.stale_seconds()
 
     def metrics(self) -> Iterable[Family]:
-        """Tell how old the catalog may be, and what is in it."""
-        catalog = self._keeper.catalog
-        for name, text, value in (
-            ("stale_seconds", "Seconds since the least heard of registry said anything.", self.stale_seconds()),
-            ("loaded", "1 once there is a whole catalog.", float(self._keeper.loaded())),
-            ("providers", "Providers in the catalog.", float(len(catalog.providers))),
-            ("virtual_models", "Virtual models in the catalog.", float(len(catalog.virtual_models))),
-        ):
-            yield Family(f"junctor_catalog_{name}", "gauge", text, (Sample(value),))
+        """Tell what calls, candidates, queues and the catalog are like."""
+        return self._metrics.families()
+
+    @property
+    def hooks(self) -> Hooks:
+        """Who hears of calls that have ended."""
+        return self._router.flights.hooks
+
+    def trace(self, tracer: Tracer) -> None:
+        """Trace calls from now on."""
+        self._router.tracer = tracer
+        self.hooks.add(tracer)
 
     async def stop(self) -> None:
         """Stop following and close every connection to providers."""

@@ -90,6 +90,8 @@ class Finished(msgspec.Struct, frozen=True):
     upstream_seconds: float = 0.0
     """Spent with providers, all attempts together."""
     total_seconds: float = 0.0
+    trace: object | None = None
+    """A :class:`services.runtime.tracing.Trace` if the call is traced."""
 
     @property
     def kind(self) -> str:

@@ -97,7 +97,7 @@ class LineFormatter(logging.Formatter):
 
     def __init__(self, redactor: Redactor) -> None:
         super().__init__()
-        self._redactor = redactor
+        self.redactor = redactor
 
     def parts(self, record: logging.LogRecord) -> dict[str, Any]:
         """Return ts, level, logger, message, the extras and ``exception``."""
@@ -106,14 +106,14 @@ class LineFormatter(logging.Formatter):
             "ts": ts.replace("+00:00", "Z"),
             "level": record.levelname.lower(),
             "logger": record.name,
-            "message": self._redactor.text(record.getMessage()),
+            "message": self.redactor.text(record.getMessage()),
         }
         for key, value in vars(record).items():
             if key not in _STANDARD and key not in found:
-                found[key] = self._redactor.field(key, value)
+                found[key] = self.redactor.field(key, value)
         exception = self.formatException(record.exc_info) if record.exc_info else record.exc_text
         if exception:
-            found["exception"] = self._redactor.text(exception)
+            found["exception"] = self.redactor.text(exception)
         return found
 
 
