@@ -27,8 +27,9 @@ from services.inference_router.slots import QUEUE_LIMIT
 from services.inference_router.snapshot import Candidate
 from services.inference_router.upstream import UpstreamClient
 from services.inference_router.upstream_timers import CallTimers
-from services.inference_router.upstream_types import Timers
+from services.inference_router.upstream_types import Timers, UpstreamRequest
 from services.runtime.exchange import Call, Outcome, Route, Sink
+from services.runtime.tracing import Trace, Tracer
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,10 +69,14 @@ class Router:
         self._resolved_at = -1
         self.ledger = Ledger(self._loop.time, queue_limit=figures.queue_limit)
         self.flights = Flights()
+        self.tracer: Tracer | None = None
+        """None: nothing is traced."""
 
     async def invoke(self, call: Call, sink: Sink) -> Outcome:
         """Serve one call into ``sink``; see :class:`services.runtime.exchange.Invoker`."""
         flight = self.flights.begin(call)
+        if self.tracer is not None:
+            flight.trace = self.tracer.begin(call)
         try:
             outcome = await self._serve(call, sink, flight)
         except BaseException as error:
@@ -94,6 +99,8 @@ class Router:
         observer.until = started + total
         if call.may_ping:
             plan.ping_seconds = self._figures.ping_seconds
+        if flight.trace is not None:
+            _trace_attempts(plan, call, flight.trace)
         attempts = flight.attempts = Attempts(self._client, sink, observer)
         if plan.receipt is not None:
             attempts.write(plan.receipt)
@@ -206,3 +213,14 @@ class Router:
     def _total(self, call: Call, first: Candidate) -> float:
         limit = first.provider.timeouts.total or self._figures.total
         return limit if call.timeout is None else min(limit, call.timeout)
+
+
+def _trace_attempts(plan: Plan, call: Call, trace: Trace) -> None:
+    """Have the request of each attempt say which span it belongs to."""
+    make = plan.request_for
+
+    def request_for(candidate: Candidate) -> UpstreamRequest:
+        trace.attempt(call, candidate.provider.ref, candidate.upstream_id)
+        return make(candidate)
+
+    plan.request_for = request_for
