@@ -28,9 +28,13 @@ _FRAME_BYTES = 1024
 class Stream:
     """A running stream. Made by :meth:`begin`."""
 
-    def __init__(self, rpc: Any, instance: str) -> None:
+    def __init__(self, rpc: Any, instance: str, processes: int = 1) -> None:
         self.instance = instance
         """Names the router's process."""
+        self.processes = processes
+        """How many router processes share its port."""
+        self.turn = 0
+        """When it was last chosen for a call, in calls."""
         self.open = True
         """It takes calls."""
         self.out: Outbox[pb.InvokeManyRequest] = Outbox(pb.InvokeManyRequest)
@@ -57,7 +61,7 @@ class Stream:
             raise
         if first is grpc.aio.EOF:
             raise PeerUnavailable("The inference router ended the stream", retry_after=1.0)
-        return cls(rpc, first.instance)
+        return cls(rpc, first.instance, max(first.processes, 1))
 
     @property
     def calls(self) -> int:

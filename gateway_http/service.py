@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 
+import grpc
 from fastapi import APIRouter
 
 from gateway_http import openapi, registries, routes_served
@@ -45,6 +46,8 @@ class GatewayOptions:
     drain_timeout: float = 60.0
     needs_all: bool = False
     """Ready when every service is (``junctor up``); else when a router is."""
+    router_channel: Callable[[], grpc.aio.Channel] | None = None
+    """Opens a channel to the routers, each time with their names looked up anew; None: the peer's is the only one."""
 
 
 class GatewayService:
@@ -72,7 +75,7 @@ class GatewayService:
         openapi.describe(self.app)
         self._far: ManyInvoker | None = None
         if invoker is None:
-            invoker = self._far = ManyInvoker(peers["inference-router"].channel)
+            invoker = self._far = ManyInvoker(peers["inference-router"].channel, more=options.router_channel)
         self._protocol = make_protocol(
             EdgeOptions(
                 invoker=invoker,

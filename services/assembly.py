@@ -15,6 +15,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from junctor.channel import Metadata, Peer, open_peer
@@ -30,6 +31,8 @@ from services.settings import Settings
 from services.settings_table import GATEWAY, PORTS, UP
 
 if TYPE_CHECKING:
+    import grpc
+
     from gateway_http.service import GatewayService
     from services.inference_router.service import InferenceRouterService
     from services.runtime.db import Database
@@ -337,6 +340,7 @@ class Node:
                 catalog_file=settings.data_dir / "catalog.bin",
                 keyring=Keyring.load_or_create(settings.secret_key_file),
                 saves=self._share is None or self._share.first,
+                processes=settings.workers if self._share is not None else 1,
                 peers=tuple(PeerName.of(each) for each in settings.router_peers),
                 open_peer=self._open_router,
             ),
@@ -358,6 +362,7 @@ class Node:
                 cors_origins=self.settings.cors_origins,
                 drain_timeout=self.settings.drain_timeout,
                 needs_all=UP in self.settings.services or bool(self._share and self._share.relay_to),
+                router_channel=self._router_channel(),
             ),
         )
         await self._gateway.start(listener, self._tls.edge())
@@ -387,6 +392,10 @@ class Node:
         if near or target is None:
             return open_peer(near, name=name, metadata=metadata)
         return self._tls.open_peer(target, name=name, metadata=metadata)
+
+    def _router_channel(self) -> Callable[[], grpc.aio.Channel] | None:
+        target = self.settings.peers.inference_router
+        return None if target is None else partial(self._tls.open_channel, target)
 
     def _open_router(self, target: str, host: str) -> Peer:
         channel = self._tls.open_channel(target, host=host)

@@ -446,10 +446,15 @@ class InvokeManyResponse(_message.Message):
     FRAMES_FIELD_NUMBER: _builtins.int
     INSTANCE_FIELD_NUMBER: _builtins.int
     DRAINING_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
     instance: _builtins.str
     """Names the router's process, new with each start. In its first message."""
     draining: _builtins.bool
     """The router stops: it takes no new calls but those that are on the way."""
+    processes: _builtins.int
+    """How many processes share the port that the stream came to, the answering one included; a new connection may reach
+    another of them. 0: one. In its first message.
+    """
     @_builtins.property
     def frames(self) -> _containers.RepeatedCompositeFieldContainer[Global___RouterFrame]:
         """The frames."""
@@ -460,10 +465,11 @@ class InvokeManyResponse(_message.Message):
         frames: _abc.Iterable[Global___RouterFrame] | None = ...,
         instance: _builtins.str = ...,
         draining: _builtins.bool = ...,
+        processes: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "frames", b"frames", "instance", b"instance"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["draining", b"draining", "frames", b"frames", "instance", b"instance", "processes", b"processes"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -38,12 +38,14 @@ class ManyServicer(InvokeServicer):
     def __init__(self, invoker: Invoker) -> None:
         super().__init__(invoker)
         self._instance = uuid.uuid4().hex
+        self.processes = 1
+        """Router processes that share this one's port."""
 
     async def InvokeMany(
         self, request_iterator: AsyncIterator[pb.InvokeManyRequest], context: grpc.aio.ServicerContext[Any, Any]
     ) -> AsyncIterator[pb.InvokeManyResponse]:
         """Serve the calls of one stream, until the caller has half-closed it and the last one has ended."""
-        yield pb.InvokeManyResponse(instance=self._instance)
+        yield pb.InvokeManyResponse(instance=self._instance, processes=self.processes)
         carrier = _Carrier(self._invoker)
         reader = asyncio.create_task(carrier.read(request_iterator))
         told = asyncio.create_task(carrier.tell_of_drain())

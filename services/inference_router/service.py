@@ -69,6 +69,8 @@ class RouterOptions:
     save_seconds: float = SAVE_SECONDS
     queue_limit: int = QUEUE_LIMIT
     """Calls that may wait for one provider whose ``max_concurrency`` is reached."""
+    processes: int = 1
+    """Router processes that share this one's port (``--workers``)."""
     peers: tuple[PeerName, ...] = ()
     """Other routers, to begin with a copy of what they serve from."""
     open_peer: Open | None = None
@@ -124,10 +126,9 @@ class InferenceRouterService:
     def register(self, server: GrpcServer) -> None:
         """Add the servicers to a server."""
         workspace = self._options.default_workspace
-        server.add(
-            inference_router_pb2_grpc.add_InferenceRouterServicer_to_server,
-            RouterServicer(self._router, self._keeper, default_workspace=workspace),
-        )
+        servicer = RouterServicer(self._router, self._keeper, default_workspace=workspace)
+        servicer.processes = self._options.processes
+        server.add(inference_router_pb2_grpc.add_InferenceRouterServicer_to_server, servicer)
         server.add(inference_pb2_grpc.add_InferenceServicer_to_server, TypedServicer(self._router, workspace))
         server.add(router_peers_pb2_grpc.add_RouterPeersServicer_to_server, self._giver)
 

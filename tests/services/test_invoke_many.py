@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 
 import grpc
@@ -137,9 +137,11 @@ async def routers(
 
 
 @asynccontextmanager
-async def edge(target: str, *, renew_seconds: float = 60.0) -> AsyncIterator[ManyInvoker]:
+async def edge(
+    target: str, *, renew_seconds: float = 60.0, more: Callable[[], grpc.aio.Channel] | None = None
+) -> AsyncIterator[ManyInvoker]:
     async with open_channel(target) as channel:
-        invoker = ManyInvoker(channel, look_seconds=0.02, renew_seconds=renew_seconds)
+        invoker = ManyInvoker(channel, more=more, look_seconds=0.02, renew_seconds=renew_seconds)
         try:
             async with asyncio.timeout(BOUND):
                 yield invoker
@@ -172,6 +174,79 @@ async def test_calls_are_spread_over_all_routers_behind_a_name() -> None:
         first.gate.set()
         second.gate.set()
         assert {outcome.verdict for outcome in await asyncio.gather(*waiting)} == {Verdict.COMPLETE}
+
+
+async def test_few_calls_are_spread_as_well() -> None:
+    first, second = Scripted(), Scripted()
+    async with routers(Many(first), Many(second)) as (target, _), edge(target) as invoker:
+        await until_served(invoker, first, second)
+        before = first.calls, second.calls
+        for _ in range(20):
+            await invoker.invoke(post(), Taker())
+        assert abs((first.calls - before[0]) - (second.calls - before[1])) <= 2
+
+
+@asynccontextmanager
+async def workers(count: int) -> AsyncIterator[tuple[str, list[Scripted]]]:
+    """Servers that share one port, as those of ``--workers``; the kernel gives each connection to one of them."""
+    async with AsyncExitStack() as stack:
+        port, routed = 0, [Scripted() for _ in range(count)]
+        for router in routed:
+            server = create_server(policy={"junctor.v1.InferenceRouter": Access.PUBLIC}, token=None, reuse_port=True)
+            servicer = Many(router)
+            servicer.processes = count
+            server.add(add_InferenceRouterServicer_to_server, servicer)
+            port = await server.start("127.0.0.1", port)
+            stack.push_async_callback(server.stop, 0)
+        yield f"127.0.0.1:{port}", routed
+
+
+async def test_every_process_behind_one_port_gets_calls() -> None:
+    made: list[grpc.aio.Channel] = []
+    async with workers(4) as (target, routed):
+
+        def more() -> grpc.aio.Channel:
+            made.append(open_channel(target))
+            return made[-1]
+
+        async with edge(target, more=more) as invoker:
+            await until_served(invoker, *routed)
+            for _ in range(100):
+                await invoker.invoke(post(), Taker())
+            assert min(router.calls for router in routed) >= 20
+            before = len(made)
+            await until(lambda: len(made) > before + 10)  # it goes on looking, as a worker may be exchanged
+            assert len(invoker._lanes) <= 4 + 3
+            assert len(invoker._streams) == 4
+        assert all(channel.get_state() is grpc.ChannelConnectivity.SHUTDOWN for channel in made)
+
+
+async def until_served(invoker: ManyInvoker, *routed: Scripted) -> None:
+    """Make calls until every router has had one."""
+    while not all(router.calls for router in routed):
+        assert (await invoker.invoke(post(), Taker())).verdict is Verdict.COMPLETE
+        await asyncio.sleep(0.005)
+
+
+async def test_a_router_that_comes_later_is_found_when_the_name_is_looked_up_again() -> None:
+    first, second = Scripted(), Scripted()
+    async with routers(Many(first)) as (one, _), routers(Many(second)) as (other, _):
+        name = one
+
+        def more() -> grpc.aio.Channel:
+            return open_channel(name)
+
+        async with edge(one, more=more, renew_seconds=0.1) as invoker:
+            taker = Taker()
+            long = asyncio.create_task(invoker.invoke(post(b"begin"), taker))
+            await until(lambda: taker.body == b"half")
+            name = one + "," + other.removeprefix("ipv4:")
+            await until_served(invoker, second)
+            await invoker.invoke(post(b"x" * (MOST_BODY + 1)), Taker())
+            first.gate.set()
+            assert (await long).verdict is Verdict.COMPLETE  # its channel was exchanged meanwhile
+            name = other
+            await until(lambda: len(invoker._lanes) <= 3)
 
 
 async def test_a_router_that_stops_finishes_what_it_has_and_gets_no_more() -> None:
