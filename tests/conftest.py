@@ -23,8 +23,8 @@ from tests.upstream import ScriptedUpstream
 settings.register_profile("junctor", parent=settings(), deadline=None, suppress_health_check=[HealthCheck.too_slow])
 settings.load_profile("junctor")
 
-_LONG_FIRST = ("compat", "e2e")
-"""Folders whose files take long: begun last, one of them would be what everybody waits for."""
+_QUICK = ("gateway_http", "services", "unit")
+"""Folders whose files take a short time: a long one begun last is what everybody would wait for."""
 
 
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
@@ -33,20 +33,10 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if named else min(8, 2 * (os.cpu_count() or 1))
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Keep the tests of a file in one process, unless they say otherwise, and begin with the long files."""
-    if not config.getoption("loadgroup", False):  # the name in a worker of --dist loadgroup
-        return
-    for item in items:
-        if item.get_closest_marker("xdist_group") is None:
-            item.add_marker(pytest.mark.xdist_group(item.location[0]))
-    items.sort(key=_rank)
-
-
-def _rank(item: pytest.Item) -> int:
-    folder = item.path.parent.name
-    return _LONG_FIRST.index(folder) if folder in _LONG_FIRST else len(_LONG_FIRST)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Let the processes of a run begin with the long files; each takes the next file when it is done with one."""
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        items.sort(key=lambda item: item.path.parent.name in _QUICK)
 
 
 @pytest_asyncio.fixture
