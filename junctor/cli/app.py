@@ -62,6 +62,7 @@ BUILT_IN = {
     "apply": CommandSpec("junctor.cli.declaring:apply", "Make resources what files say."),
     "diff": CommandSpec("junctor.cli.declaring:diff", "What apply would change."),
     "export": CommandSpec("junctor.cli.declaring:export_command", "Resources as files for apply."),
+    "import": CommandSpec("junctor.cli.importing:app", "Other gateways' configurations as files for apply."),
     "wait": CommandSpec("junctor.cli.wait:app", "Wait until something is ready."),
     "status": CommandSpec("junctor.cli.status:command", "Services, catalog and providers at a glance."),
     "doctor": CommandSpec("junctor.cli.doctor:command", "What is wrong, and the next command."),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,7 +18,7 @@ from junctor.cli.options import Output
 from junctor.cli.session import Session, connected
 from junctor.declare import execute, export, planning
 from junctor.declare.documents import Document, Key, understand
-from junctor.declare.execute import Outcome
+from junctor.declare.execute import Outcome, Send
 from junctor.declare.kinds import BY_NAME, KINDS, SECRET
 from junctor.declare.planning import Step, Wanted
 from junctor.declare.problems import BadFiles, Place, Problem
@@ -46,7 +47,7 @@ Inline = Annotated[bool, typer.Option("--inline-secrets", help="Take secrets' va
 Empty = Annotated[bool, typer.Option("--allow-empty", help="Prune also when the files say nothing.")]
 
 
-def _declared(function: Callable[..., None]) -> Callable[..., None]:
+def declared(function: Callable[..., None]) -> Callable[..., None]:
     """Make a command whose bad files are told one line each; ``-f`` is not its format, but its files."""
 
     @functools.wraps(function)
@@ -62,7 +63,7 @@ def _declared(function: Callable[..., None]) -> Callable[..., None]:
     return connected(guarded, output=_Output)
 
 
-@_declared
+@declared
 def apply(  # noqa: PLR0913, PLR0917 - one parameter per flag
     session: Session,
     file: Files,
@@ -87,18 +88,24 @@ def apply(  # noqa: PLR0913, PLR0917 - one parameter per flag
     Exit codes: 0 done, 1 something failed or the files are bad (then nothing
     was changed), 2 wrong usage.
     """
-    wanted = _Given(file, owner, prune=prune, take_over=take_over, inline=inline_secrets, empty=allow_empty)
-    steps, values = _plan(session, wanted, dry=dry_run)
+    wanted = Given(file, owner, prune=prune, take_over=take_over, inline=inline_secrets, empty=allow_empty)
+    documents = _documents(wanted, session.workspace)
+    steps, values = planned(session.client.send, documents, wanted, dry=dry_run)
     if dry_run:
         show([_would(step) for step in steps], session.output, dry=True)
         return
     outcomes = list(execute.run(session.client.send, steps, values))
     show(outcomes, session.output)
-    if any(outcome.result in ("failed", "skipped") for outcome in outcomes):
+    if failed(outcomes):
         raise typer.Exit(1)
 
 
-@_declared
+def failed(outcomes: Sequence[Outcome]) -> bool:
+    """Tell whether anything is not as it was to be."""
+    return any(outcome.result in ("failed", "skipped") for outcome in outcomes)
+
+
+@declared
 def diff(  # noqa: PLR0913, PLR0917 - one parameter per flag
     session: Session,
     file: Files,
@@ -119,30 +126,33 @@ def diff(  # noqa: PLR0913, PLR0917 - one parameter per flag
     Exit codes: 0 no difference, 1 it failed or the files are bad,
     2 wrong usage, 3 there are differences.
     """
-    wanted = _Given(file, owner, prune=prune, take_over=take_over, inline=inline_secrets, empty=allow_empty)
-    steps, _ = _plan(session, wanted, dry=True)
+    wanted = Given(file, owner, prune=prune, take_over=take_over, inline=inline_secrets, empty=allow_empty)
+    documents = _documents(wanted, session.workspace)
+    steps, _ = planned(session.client.send, documents, wanted, dry=True)
     different = [step for step in steps if step.action != "unchanged"]
     show_diff(steps, session.output)
     if different:
         raise typer.Exit(DIFFERENT)
 
 
-class _Given:
+@dataclass(frozen=True, slots=True)
+class Given:
     """What a command was given. Raises a usage error for what does not go together."""
 
-    def __init__(
-        self, files: Sequence[str], owner: str, *, prune: bool, take_over: bool, inline: bool, empty: bool
-    ) -> None:
-        if prune and not owner:
+    files: Sequence[str]
+    owner: str
+    prune: bool = False
+    take_over: bool = False
+    inline: bool = False
+    empty: bool = False
+
+    def __post_init__(self) -> None:
+        if self.prune and not self.owner:
             raise typer.BadParameter("needs --owner: only what has that mark is deleted", param_hint="--prune")
-        self.files, self.owner, self.prune, self.take_over = files, owner, prune, take_over
-        self.inline, self.empty = inline, empty
 
 
-def _plan(session: Session, given: _Given, *, dry: bool) -> tuple[list[Step], dict[Key, str]]:
-    """Read, check and compare. Raises BadFiles, JunctorError; nothing is written."""
-    documents = _documents(given, session.workspace)
-    send = session.client.send
+def planned(send: Send, documents: Sequence[Document], given: Given, *, dry: bool) -> tuple[list[Step], dict[Key, str]]:
+    """Check and compare. Raises BadFiles, JunctorError; nothing is written."""
     values, lacking = execute.values(documents)
     if lacking and not dry:
         raise BadFiles(lacking)
@@ -164,7 +174,7 @@ def _notes(documents: Sequence[Document], lacking: Sequence[Problem]) -> dict[Ke
     }
 
 
-def _documents(given: _Given, workspace: str) -> list[Document]:
+def _documents(given: Given, workspace: str) -> list[Document]:
     sources: list[Source] = []
     problems: list[Problem] = []
     for name, text in _texts(given.files):
