@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from time import perf_counter
 
+from gateway_http.ends import Ends
 from gateway_http.http_sink import Connection, HttpSink
 from gateway_http.limits import RequestHead
 from gateway_http.options import EdgeOptions
@@ -45,6 +46,7 @@ class Shared:
     def __init__(self, options: EdgeOptions) -> None:
         self.options = options
         self.watch = Watch(options.limits.tick_seconds)
+        self.ends = Ends()
         self._fields: list[tuple[bytes, bytes]] = []
         self._encoded = b""
 

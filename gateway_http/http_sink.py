@@ -67,6 +67,7 @@ class HttpSink:
         "minor",
         "response_complete",
         "started",
+        "status",
     )
 
     def __init__(self, connection: Connection, call: Call, *, minor: int, keep_alive: bool, started: float) -> None:
@@ -77,6 +78,8 @@ class HttpSink:
         self.started = started
         """Loop time at which the request was complete."""
         self.response_complete = False
+        self.status = 0
+        """Status that was answered; 0: none yet."""
         self._mode = _NEW
         self._head: Head | None = None
         self._source: Source | None = None
@@ -151,6 +154,7 @@ class HttpSink:
             self._source.resume_reading()
 
     def _answer(self, response: errors.Response, timing: bytes = b"") -> None:
+        self.status = response.status
         self._write(encode_answer(response, self._own_lines() + timing))
         self._finish()
 
@@ -170,6 +174,7 @@ class HttpSink:
             timer.cancel()
         if head is None:
             return
+        self.status = head.status
         lines = [STATUS_LINES[head.status], self._own_lines()]
         spent = head.upstream_seconds if upstream_seconds is None else upstream_seconds
         if spent is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import ssl
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from importlib.metadata import version
 
@@ -22,8 +22,10 @@ from gateway_http.stubs import Stubs
 from junctor.channel import Peer
 from services.runtime.exchange import Invoker
 from services.runtime.http_server import HttpServer, serve
+from services.runtime.metrics import Family
 from services.runtime.peer_health import PeerHealth
 from services.runtime.tasks import Tasks
+from services.runtime.tracing import Tracer
 
 HEALTH_OF = {
     "access-control": "junctor.v1.Workspaces",
@@ -84,6 +86,14 @@ class GatewayService:
                 cors=Cors(options.cors_origins) if options.cors_origins else None,
             )
         )
+
+    def metrics(self) -> Iterable[Family]:
+        """Tell what callers got, and how long it took."""
+        return self._protocol.shared.ends.families()
+
+    def trace(self, tracer: Tracer) -> None:
+        """Trace requests from now on."""
+        self._protocol.shared.ends.tracer = tracer
 
     def ready(self) -> bool:
         """Tell whether a request would be served."""
