@@ -263,6 +263,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
     async def _serve(self, cycle: InferenceCycle) -> None:
         REQUEST_ID.set(cycle.call.request_id)  # the task's own context: ends with it
+        ends = self.shared.ends
+        trace = ends.begin(cycle.call)
         try:
             await self.options.invoker.invoke(cycle.call, cycle)
             if not cycle.response_complete and not cycle.disconnected:
@@ -278,6 +280,7 @@ class EdgeProtocol(HttpToolsProtocol):
             cycle.fail(InternalError("Internal error"))
         finally:
             self._forget(cycle)
+            ends.end(cycle.call, trace, started=cycle.started, status=cycle.status, gone=cycle.disconnected)
 
     def _forget(self, cycle: InferenceCycle) -> None:
         task, cycle.task = cycle.task, None
