@@ -10,6 +10,9 @@ from fastapi import FastAPI
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from gateway_http import (
+    routes_audit,
+    routes_keys,
+    routes_members,
     routes_models,
     routes_providers,
     routes_secrets,
@@ -20,6 +23,9 @@ from gateway_http import (
 from gateway_http.collection import VALIDATE
 from gateway_http.queries import MAX_PAGE_SIZE, sort_values
 from gateway_http.resources import (
+    AUDIT_EVENT,
+    KEY,
+    MEMBER,
     MODEL,
     PROVIDER,
     SECRET,
@@ -40,6 +46,7 @@ _SCALARS: dict[int, Json] = {
     FieldDescriptor.TYPE_STRING: {"type": "string"},
     FieldDescriptor.TYPE_BOOL: {"type": "boolean"},
     FieldDescriptor.TYPE_UINT32: {"type": "integer", "minimum": 0, "maximum": 2**32 - 1},
+    FieldDescriptor.TYPE_UINT64: {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
     FieldDescriptor.TYPE_INT64: {"type": "integer", "minimum": 0, "maximum": 2**63 - 1},
 }
 _JSON: dict[str, Json] = {"any": _ANY, "object": {"type": "object"}, "array": {"type": "array"}}
@@ -86,6 +93,7 @@ def paths() -> Json:
         )
     }
     found |= _served()
+    found |= _access()
     return {path: _with_parameters(path, operations) for path, operations in found.items()}
 
 
@@ -103,6 +111,7 @@ def schemas() -> Json:
     found["SecretCreate"]["required"].append(SECRET_VALUE.name)
     status = provider_registry_pb2.UpdateProviderStatusRequest.DESCRIPTOR
     found["ProviderStatusUpdate"] = _object(status, routes_providers.STATUS_KEYS, writing=True)
+    found |= _access_schemas()
     found["ServedModel"] = _SERVED_MODEL
     found["ServedModelList"] = {
         "type": "object",
@@ -266,6 +275,66 @@ def _served() -> Json:
         "get": _plain_operation("provider_ready", "Do requests for a provider's models route?", ready)
     }
     return found
+
+
+def _access() -> Json:
+    """Describe keys, members and the record, whose calls are fewer than those of other resources."""
+    keys, one_key = (
+        _list(KEY),
+        _operation(KEY, "create", "Create a key; its value is told this once", {}, body="KeyCreate"),
+    )
+    keys["parameters"] += [
+        _query("workspace", {"type": "string"}, "Keys of this workspace alone"),
+        _query("show_ended", {"type": "boolean", "default": False}, "Revoked and expired keys as well"),
+    ]
+    one_key["responses"] |= {"201": _content(_ref("NewApiKey")) | {"headers": _REVISION}}
+    gone: Json = {"204": {"description": "Revoked", "headers": _REVISION}}
+    wait = _query("wait_role_propagation", {"type": "boolean", "default": True})
+    members = _content({"type": "object", "properties": {"data": {"type": "array", "items": _ref(MEMBER.title)}}})
+    add = _operation(MEMBER, "create", "Add a member", {"201": _written(MEMBER)}, body="WorkspaceMemberCreate")
+    change = _operation(MEMBER, "update", "Replace roles", {"200": _written(MEMBER)}, body="WorkspaceMemberUpdate")
+    text = {"type": "string"}
+    removed = _content({"type": "object", "properties": {"message": text, "id": text}})
+    audit = _list(AUDIT_EVENT)
+    audit["parameters"].append(_query("workspace", {"type": "string"}, "Events of this workspace alone"))
+    return {
+        routes_keys.PATH: {"get": keys, "post": one_key},
+        routes_keys.PATH + VALIDATE: {"post": _validate(KEY) | {"requestBody": one_key["requestBody"]}},
+        routes_keys.PATH + "/{id}": {
+            "get": _one(KEY, "get", "Get one key without its value"),
+            "delete": _operation(KEY, "delete", "Revoke a key for good", gone),
+        },
+        routes_members.PATH: {
+            "get": _operation(MEMBER, "list", "List the members of a workspace", {"200": members}),
+            "post": add | {"parameters": [wait]},
+        },
+        routes_members.PATH + "/{principal_id}": {
+            "get": _one(MEMBER, "get", "Get one member"),
+            "put": change | {"parameters": [wait]},
+            "delete": _operation(MEMBER, "delete", "Take every role from a member", {"200": removed})
+            | {"parameters": [wait]},
+        },
+        routes_audit.PATH: {"get": audit},
+    }
+
+
+def _access_schemas() -> Json:
+    key, member = cast(Descriptor, KEY.message.DESCRIPTOR), cast(Descriptor, MEMBER.message.DESCRIPTOR)
+    found = {
+        resource.title: _object(cast(Descriptor, resource.message.DESCRIPTOR), resource.keys, writing=False)
+        for resource in (KEY, MEMBER, AUDIT_EVENT)
+    }
+    shown = found[KEY.title]
+    value: Json = {"value": {"type": "string", "description": "Told this once"}}
+    roles = Key("roles", settable=True, required=True)
+    return found | {
+        "NewApiKey": shown | {"properties": shown["properties"] | value, "required": ["value"]},
+        "KeyCreate": _object(key, KEY.settable, writing=True),
+        "ApiKeyPage": _page(KEY),
+        "AuditEventPage": _page(AUDIT_EVENT),
+        "WorkspaceMemberCreate": _object(member, MEMBER.settable, writing=True),
+        "WorkspaceMemberUpdate": _object(member, (roles,), writing=True),
+    }
 
 
 def _operation(resource: Resource, verb: str, summary: str, answers: Json, *, body: str = "") -> Json:

@@ -61,6 +61,15 @@ def read(resource: Resource, workspace: str, pairs: Sequence[tuple[str, str]]) -
     return Listing(workspace, page, size, sort, filters.to_json(node) if node is not None else "")
 
 
+def flag(pairs: Sequence[tuple[str, str]], name: str, *, default: str = "false") -> bool:
+    """Read one parameter that is true or false. Raises BadBody (422)."""
+    problems: list[tuple[str, str, str]] = []
+    found = _flag({name: default, **dict(pairs)}, name, problems=problems)
+    if problems:
+        raise BadBody(problems)
+    return found
+
+
 def sort_values(resource: Resource) -> list[str]:
     """Return every value that ``sort`` takes."""
     return [sign + name for name in resource.sorts for sign in ("", "-")]

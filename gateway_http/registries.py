@@ -8,7 +8,16 @@ from __future__ import annotations
 
 from starlette.routing import BaseRoute
 
-from gateway_http import routes_models, routes_providers, routes_secrets, routes_virtual_models, routes_workspaces
+from gateway_http import (
+    routes_audit,
+    routes_keys,
+    routes_members,
+    routes_models,
+    routes_providers,
+    routes_secrets,
+    routes_virtual_models,
+    routes_workspaces,
+)
 from gateway_http.stubs import Stubs
 
 
@@ -20,4 +29,7 @@ def routes(stubs: Stubs) -> list[BaseRoute]:
         *routes_models.routes(stubs.models),
         *routes_providers.routes(stubs.providers),
         *routes_virtual_models.routes(stubs.virtual_models),
+        *routes_keys.routes(stubs.keys),
+        *routes_members.routes(stubs.members),
+        *routes_audit.routes(stubs.audit),
     ]

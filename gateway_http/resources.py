@@ -13,7 +13,14 @@ from typing import Any, Literal
 from google.protobuf.message import Message
 
 from junctor.filters import Compare, Node, Not
-from junctor.v1 import model_registry_pb2, provider_registry_pb2, secrets_pb2, virtual_models_pb2, workspaces_pb2
+from junctor.v1 import (
+    access_pb2,
+    model_registry_pb2,
+    provider_registry_pb2,
+    secrets_pb2,
+    virtual_models_pb2,
+    workspaces_pb2,
+)
 
 Json = Literal["any", "object", "array"]
 
@@ -205,6 +212,55 @@ VIRTUAL_MODEL = Resource(
     default_sort="-created_at",
     clearable=frozenset({"default_model_entity", "override_proxy", "routing"}),
     flags={"exclude_autoprovisioned": Not(Compare("autoprovisioned", "eq", "true"))},
+)
+
+KEY = Resource(
+    title="ApiKey",
+    message=access_pb2.ApiKey,
+    store="access_control",
+    keys=(
+        Key("id"),
+        Key("description", settable=True, max_length=200),
+        Key("prefix"),
+        *_written("workspace"),
+        Key("role", settable=True, required=True),
+        *(Key(name, settable=True, unset=[]) for name in ("models", "scopes")),
+        *_written("limits"),
+        Key("tags", settable=True, unset={}),
+        *_written("expires_at"),
+        *_shown("created_at", "created_by", "revoked_at", "revoked_by"),
+        _VERSION,
+    ),
+    page_size=100,
+    sorts=("created_at", "updated_at"),
+    default_sort="-created_at",
+)
+
+MEMBER = Resource(
+    title="WorkspaceMember",
+    message=access_pb2.Member,
+    store="access_control",
+    keys=(
+        Key("principal", settable=True, required=True),
+        Key("roles", settable=True, unset=[]),
+        *_shown("granted_at", "granted_by"),
+        _VERSION,
+    ),
+    page_size=1000,
+)
+
+AUDIT_EVENT = Resource(
+    title="AuditEvent",
+    message=access_pb2.AuditEvent,
+    store="access_control",
+    keys=(
+        *_shown("id", "time", "principal", "request_id", "action", "kind", "workspace", "name", "method", "reason"),
+        *_shown("before", "after"),
+        Key("count", unset=1),
+    ),
+    page_size=100,
+    sorts=("time",),
+    default_sort="-time",
 )
 
 NESTED: dict[str, tuple[Key, ...]] = {

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 from junctor.channel import Peer
+from junctor.v1.access_pb2_grpc import AuditStub, KeysStub, MembersStub
 from junctor.v1.inference_router_pb2_grpc import InferenceRouterStub
 from junctor.v1.model_registry_pb2_grpc import ModelRegistryStub
 from junctor.v1.provider_registry_pb2_grpc import ProviderRegistryStub
@@ -14,6 +15,7 @@ from junctor.v1.virtual_models_pb2_grpc import VirtualModelsStub
 from junctor.v1.workspaces_pb2_grpc import WorkspacesStub
 
 if TYPE_CHECKING:
+    from junctor.v1.access_pb2_grpc import AuditAsyncStub, KeysAsyncStub, MembersAsyncStub
     from junctor.v1.inference_router_pb2_grpc import InferenceRouterAsyncStub
     from junctor.v1.model_registry_pb2_grpc import ModelRegistryAsyncStub
     from junctor.v1.provider_registry_pb2_grpc import ProviderRegistryAsyncStub
@@ -42,6 +44,9 @@ class Stubs:
     providers: Service[ProviderRegistryAsyncStub]
     secrets: Service[SecretStoreAsyncStub]
     router: Service[InferenceRouterAsyncStub]
+    keys: Service[KeysAsyncStub]
+    members: Service[MembersAsyncStub]
+    audit: Service[AuditAsyncStub]
 
     @classmethod
     def of(
@@ -55,4 +60,7 @@ class Stubs:
             providers=Service(provider_registry, ProviderRegistryStub(provider_registry.channel)),
             secrets=Service(provider_registry, SecretStoreStub(provider_registry.channel)),
             router=Service(inference_router, InferenceRouterStub(inference_router.channel)),
+            keys=Service(access_control, KeysStub(access_control.channel)),
+            members=Service(access_control, MembersStub(access_control.channel)),
+            audit=Service(access_control, AuditStub(access_control.channel)),
         )

@@ -16,6 +16,8 @@ from google.protobuf.message import Message
 
 from gateway_http.resources import NESTED, Key
 from junctor.errors import FieldViolation, InvalidArgument, InvalidField, MalformedRequest
+from junctor.filters import as_time
+from services.access.roles import ROLE_OF_LABEL
 from services.runtime.validation import NESTING_LIMIT, nested_beyond
 
 WRAPPED = {"junctor.v1.StringList", "junctor.v1.ExtraHeaders", "junctor.v1.ServedModelList", "junctor.v1.LabelSet"}
@@ -62,6 +64,8 @@ def is_map(field: FieldDescriptor) -> bool:
 
 def enum_names(enum: EnumDescriptor) -> dict[int, str]:
     """Names of the values without the prefix that proto style asks for; the value 0 is "not set"."""
+    if enum.full_name == "junctor.v1.Role":
+        return {role.value: role.label for role in ROLE_OF_LABEL.values()}
     prefix = enum.values[0].name.removesuffix("UNSPECIFIED")
     return {value.number: value.name.removeprefix(prefix) for value in enum.values if value.number}
 
@@ -151,6 +155,9 @@ class Reader:
 
     def _nest(self, field: FieldDescriptor, target: Message, value: Any, where: str) -> None:
         descriptor = cast(Descriptor, field.message_type)
+        if descriptor.full_name == "google.protobuf.Timestamp":
+            self._time(target, value, where)
+            return
         target.SetInParent()
         if descriptor.full_name in WRAPPED:
             self._repeat(_field(target, "values"), getattr(target, "values"), value, where)  # noqa: B009
@@ -160,6 +167,12 @@ class Reader:
             self._bad(
                 where, "model_attributes_type", "Input should be a valid dictionary or object to extract fields from"
             )
+
+    def _time(self, target: Any, value: Any, where: str) -> None:
+        try:
+            target.FromDatetime(as_time(value))
+        except (MalformedRequest, ValueError):
+            self._bad(where, "datetime_parsing", "Input should be a valid datetime (ISO 8601)")
 
     def _scalar(self, field: FieldDescriptor, key: Key, value: Any, where: str) -> Any:
         if field.enum_type is not None:

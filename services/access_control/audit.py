@@ -73,7 +73,12 @@ class AuditStore:
             self.added.set()
 
     async def page(
-        self, tx: AsyncConnection, *conditions: sa.ColumnElement[bool], size: int, before: tuple[int, int] | None
+        self,
+        tx: AsyncConnection,
+        *conditions: sa.ColumnElement[bool],
+        size: int,
+        before: tuple[int, int] | None = None,
+        skip: int = 0,
     ) -> list[tuple[tuple[int, int], pb.AuditEvent]]:
         """Return the newest events first, each with its place; ``before``: those after that place."""
         place = sa.tuple_(AUDIT.c.created_at, AUDIT.c.seq)
@@ -82,6 +87,7 @@ class AuditStore:
             sa.select(AUDIT.c.created_at, AUDIT.c.seq, AUDIT.c.body)
             .where(*conditions, *older)
             .order_by(AUDIT.c.created_at.desc(), AUDIT.c.seq.desc())
+            .offset(skip)
             .limit(size)
         )
         return [((row.created_at, row.seq), pb.AuditEvent.FromString(row.body)) for row in await tx.execute(rows)]
@@ -97,6 +103,10 @@ class AuditStore:
             .limit(limit)
         )
         return [(row.seq, pb.AuditEvent.FromString(row.body)) for row in await tx.execute(rows)]
+
+    async def count(self, tx: AsyncConnection, *conditions: sa.ColumnElement[bool]) -> int:
+        """Count what meets the conditions."""
+        return int((await tx.execute(sa.select(sa.func.count()).select_from(AUDIT).where(*conditions))).scalar_one())
 
     async def newest(self, tx: AsyncConnection) -> int:
         """Return the ``seq`` of what was added last; 0 for an empty record."""

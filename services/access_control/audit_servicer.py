@@ -38,10 +38,11 @@ class AuditServicer(access_pb2_grpc.AuditServicer):
         size, before = _page(request)
         conditions = [*self._seen(request.workspace), compiled(filters.parse(request.filter))]
         async with self._workspaces.feed.database.read(bulk=True) as tx:
-            found = await self._store.page(tx, *conditions, size=size + 1, before=before)
+            found = await self._store.page(tx, *conditions, size=size + 1, before=before, skip=request.skip)
+            total = await self._store.count(tx, *conditions)
         shown = found[:size]
         token = _token(shown[-1][0]) if len(found) > size else ""
-        return pb.ListAuditEventsResponse(events=[event for _, event in shown], next_page_token=token)
+        return pb.ListAuditEventsResponse(events=[event for _, event in shown], next_page_token=token, total_size=total)
 
     async def WatchAuditEvents(self, request: pb.WatchAuditEventsRequest, context: Any) -> AsyncIterator[pb.AuditEvent]:
         if not 0 <= request.newest <= MAX_PAGE_SIZE:
@@ -49,7 +50,7 @@ class AuditServicer(access_pb2_grpc.AuditServicer):
         database = self._workspaces.feed.database
         async with database.read(bulk=True) as tx:
             at = await self._store.newest(tx)
-            newest = await self._store.page(tx, *self._seen(request.workspace), size=request.newest, before=None)
+            newest = await self._store.page(tx, *self._seen(request.workspace), size=request.newest)
         for _, event in reversed(newest):
             yield event
         while True:
@@ -81,6 +82,8 @@ def _page(request: pb.ListAuditEventsRequest) -> tuple[int, tuple[int, int] | No
     bad: list[FieldViolation] = []
     if not 0 <= request.page_size <= MAX_PAGE_SIZE:
         bad.append(FieldViolation("page_size", f"must be between 1 and {MAX_PAGE_SIZE}"))
+    if request.skip < 0:
+        bad.append(FieldViolation("skip", "must not be negative"))
     before = None
     if request.page_token:
         try:
