@@ -11,13 +11,12 @@ import http.client
 import logging
 import ssl
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Final
 from urllib.parse import urlsplit
 
 import grpc
 
-from services.runtime.auth import Secret
+from services.runtime.collector import Collector
 from services.runtime.metrics import Family, Sample
 from services.runtime.tracing import Span
 from services.runtime.trouble import Trouble
@@ -44,22 +43,6 @@ _BUSY_CODES: Final = frozenset(
 )
 
 _log = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True, slots=True)
-class Collector:
-    """Where spans go."""
-
-    endpoint: str
-    """``http://`` or ``https://``, host and port; over HTTP, without a path, ``/v1/traces`` is asked."""
-    protocol: str = ""
-    """``grpc`` or ``http/protobuf``; empty: grpc for port 4317, else HTTP."""
-    headers: Mapping[str, Secret] = field(default_factory=dict)
-
-    @property
-    def over_grpc(self) -> bool:
-        """Tell which of the two it speaks."""
-        return (self.protocol or ("grpc" if urlsplit(self.endpoint).port == 4317 else "http/protobuf")) == "grpc"
 
 
 class Unsent(OSError):
