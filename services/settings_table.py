@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 from junctor import names
 from services.runtime.addresses import Network
 from services.runtime.auth import Secret
+from services.runtime.collector import fields
 from services.runtime.egress import Proxy
 from services.runtime.no_proxy import NoProxy
 from services.runtime.telemetry import FORMATS, LEVELS
@@ -289,6 +290,38 @@ def auth_mode(value: Any) -> str:
     if not isinstance(value, str) or value.strip().lower() != "off":
         raise ValueError('must be "off": this release has no other')
     return "off"
+
+
+def share(value: Any) -> float:
+    """A share: 0 for none, 1 for all."""
+    try:
+        number = math.nan if isinstance(value, bool) else float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not 0 <= number <= 1:
+        raise ValueError("must be a number from 0 to 1")
+    return number
+
+
+def collector_url(value: Any) -> str:
+    """Where OTLP is taken: ``http://`` or ``https://``, a host, a port."""
+    given = text(value)
+    try:
+        parts = urlsplit(given)
+        plain = "@" not in parts.netloc and parts.port != 0
+        fits = plain and parts.scheme in ("http", "https") and bool(parts.hostname)
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError("must be http://host:port or https://host:port")
+    return given
+
+
+def collector_headers(value: Any) -> Secret:
+    """Header fields for a collector, as :func:`services.runtime.collector.fields` reads them."""
+    given = text(value)
+    fields(given)
+    return Secret(given)
 
 
 def workspace(value: Any) -> str:
@@ -570,6 +603,44 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         one_of(*FORMATS),
         "auto",
         "`text` or `json`; `auto` is text on a terminal, else JSON.",
+    ),
+    Setting(
+        "log_sample",
+        share,
+        0.0,
+        "Share of the inference requests that went well of which a line is logged; `1`: each. Others always are.",
+    ),
+    Setting(
+        "otlp_endpoint",
+        collector_url,
+        None,
+        "OpenTelemetry collector that takes traces: `http://host:4317` (gRPC), `http://host:4318` (HTTP).",
+        shown_default="`OTEL_EXPORTER_OTLP_ENDPOINT`; off",
+        conventions=("OTEL_EXPORTER_OTLP_ENDPOINT",),
+    ),
+    Setting(
+        "otlp_protocol",
+        one_of("grpc", "http/protobuf"),
+        None,
+        "How it is spoken to: `grpc` or `http/protobuf`.",
+        shown_default="`OTEL_EXPORTER_OTLP_PROTOCOL`; gRPC on port 4317, else HTTP",
+        conventions=("OTEL_EXPORTER_OTLP_PROTOCOL",),
+    ),
+    Setting(
+        "otlp_headers",
+        collector_headers,
+        None,
+        "Header fields for it, `name=value` divided by commas; never shown.",
+        shown_default="`OTEL_EXPORTER_OTLP_HEADERS`; none",
+        conventions=("OTEL_EXPORTER_OTLP_HEADERS",),
+    ),
+    Setting(
+        "trace_sample",
+        share,
+        1.0,
+        "Share of the requests without a trace of their caller's that begin one.",
+        shown_default="`OTEL_TRACES_SAMPLER_ARG`; 1",
+        conventions=("OTEL_TRACES_SAMPLER_ARG",),
     ),
 )
 
