@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 from services.runtime.addresses import Network
 from services.runtime.auth import Secret
 from services.runtime.egress import Egress, Proxy
+from services.runtime.collector import Collector, fields
 from services.runtime.no_proxy import NoProxy
 from services.settings_table import (
     CLIENT_ENVS,
@@ -31,6 +32,7 @@ from services.settings_table import (
     UP,
     Facts,
     Setting,
+    collector_headers,
     database_url,
     proxy,
     secret,
@@ -97,6 +99,26 @@ class Log:
 
 
 @dataclass(frozen=True, slots=True)
+class Watching:
+    """For :mod:`services.observing`."""
+
+    collector: Collector | None
+    """Where traces go; None: nothing is traced."""
+    trace_sample: float
+    log_sample: float
+
+    @classmethod
+    def of(cls, values: Mapping[str, Any]) -> Watching:
+        """Take what belongs together."""
+        endpoint, headers = values["otlp_endpoint"], values["otlp_headers"]
+        collector = None
+        if endpoint is not None:
+            given = {} if headers is None else fields(headers.reveal())
+            collector = Collector(endpoint, values["otlp_protocol"] or "", given)
+        return cls(collector, values["trace_sample"], values["log_sample"])
+
+
+@dataclass(frozen=True, slots=True)
 class Settings:
     """The tree. Sizes in bytes, times in seconds."""
 
@@ -149,6 +171,7 @@ class Settings:
     auth: Auth
     tls: Tls
     log: Log
+    observing: Watching
     values: Mapping[str, Any]
     """Every row's value by its name, for :meth:`render`."""
     origins: Mapping[str, str]
@@ -284,7 +307,7 @@ def _name_at(row: Setting, origin: str) -> str:
 
 def _but(row: Setting, given: Any) -> str:
     """Quote what was given, unless it may hold a credential."""
-    return "" if row.rule in (secret, database_url, proxy) else f", not {str(given)[:60]!r}"
+    return "" if row.rule in (secret, database_url, proxy, collector_headers) else f", not {str(given)[:60]!r}"
 
 
 def _alone(values: Mapping[str, Any], facts: Facts) -> list[str]:
@@ -367,6 +390,7 @@ def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], e
         auth=Auth(v["auth"], v["admin_key"], v["admin_key_file"], v["insecure"]),
         tls=Tls.of(v),
         log=Log(v["log_level"], v["log_format"]),
+        observing=Watching.of(v),
         egress=Egress(v["http_proxy"], v["https_proxy"], v["no_proxy"] or NoProxy(), _authorities(v["ca_file"])),
         queue_limit=v["queue_limit"],
         cors_origins=frozenset(origin.encode() for origin in v["cors_origins"]),
