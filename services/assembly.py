@@ -19,6 +19,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from junctor.channel import Metadata, Peer, open_peer
+from services.observing import Observing
 from services.process_tls import ProcessTls
 from services.runtime.addresses import AddressPolicy
 from services.runtime.admin_http import AdminServer
@@ -118,6 +119,8 @@ class Node:
         self._counters = CallCounters()
         self._collectors: list[Collector] = [process_metrics(time.time()), call_metrics(self._counters)]
         self._collectors.append(self._tls.certificates.metrics)
+        self._observing = Observing(settings)
+        self._collectors.append(self._observing.families)
         self._inside = ""
         """Where this very process is reached by gRPC, without TLS."""
         self._admin: AdminServer | None = None
@@ -144,6 +147,7 @@ class Node:
     async def start(self) -> None:
         """Listen and begin to serve. Raises CannotStart, OSError; call :meth:`stop` then as well."""
         await self._take_ports()  # first: a taken one is found before work is done
+        self._observing.start()
         self._peers = {name: self._open_peer(name) for name in PORTS}
         if self._server is not None:
             await self._start_services(self._server)
@@ -156,6 +160,7 @@ class Node:
         """Drain: say NOT_SERVING, stop accepting, finish streams up to the limit, close everything."""
         limit = time.monotonic() + self.settings.drain_timeout
         self._stopping = True
+        self._observing.drains()
         if self._server is not None:
             self._server.health.drain()
         await self._tasks.stop()
@@ -170,6 +175,7 @@ class Node:
                 both.create_task(self._server.stop(max(0.0, limit - time.monotonic())))
         for service in reversed(self._services.values()):
             await service.stop()
+        await self._observing.stop()
         if self._admin is not None:
             await self._admin.stop()
         for peer in self._peers.values():
@@ -346,6 +352,8 @@ class Node:
             ),
         )
         self._collectors.append(self._router.metrics)
+        self._observing.hooks(self._router.hooks)
+        self._observing.trace(self._router)
         return self._router
 
     async def _start_gateway(self, listener: socket.socket) -> None:
@@ -365,6 +373,8 @@ class Node:
                 router_channel=self._router_channel(),
             ),
         )
+        self._collectors.append(self._gateway.metrics)
+        self._observing.trace(self._gateway)
         await self._gateway.start(listener, self._tls.edge())
 
     async def _start_admin(self, port: int) -> None:
@@ -406,6 +416,7 @@ class Node:
             all_ready = True
             for name, service in self._services.items():
                 ready = await service.ready()
+                self._observing.noted(name, ready=ready, stored=name in self._databases)
                 all_ready &= ready
                 for grpc_service in self._server.services:
                     if _owner(grpc_service) == name:
