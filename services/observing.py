@@ -35,8 +35,9 @@ class Observing:
     """One for each process."""
 
     def __init__(self, settings: Settings) -> None:
-        """Import what the settings ask for; nothing is sent before :meth:`start`. Belongs to the running loop."""
+        """Nothing is imported or sent before :meth:`start`. Belongs to the running loop."""
         self._settings = settings
+        self._tasks = Tasks("observing")
         self._ready: dict[str, bool] = {}
         self._stores: dict[str, bool] = {}
         self._draining_since: float | None = None
@@ -44,8 +45,8 @@ class Observing:
         self._tracer: Tracer | None = None
         self._log: RequestLog | None = None
 
-    def start(self, tasks: Tasks) -> None:
-        """Begin to send spans, if the settings name a collector."""
+    def start(self) -> None:
+        """Begin to send spans, if the settings name a collector. Before the parts that are traced are made."""
         if self._settings.observing.collector is None:
             return
         from services.runtime.otlp import OtlpExporter
@@ -53,7 +54,7 @@ class Observing:
 
         exporter = self._exporter = OtlpExporter(self._settings.observing.collector, _resource(self._settings))
         self._tracer = Tracer(exporter.export, ratio=self._settings.observing.trace_sample)
-        tasks.start(exporter.run())
+        self._tasks.start(exporter.run())
 
     def hooks(self, hooks: Hooks) -> None:
         """Write a line for each call of a router."""
@@ -79,6 +80,7 @@ class Observing:
 
     async def stop(self) -> None:
         """Send and write what waits."""
+        await self._tasks.stop()
         if self._log is not None:
             await self._log.stop()
         if self._exporter is not None:
