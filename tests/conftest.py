@@ -27,6 +27,11 @@ _QUICK = ("gateway_http", "services", "unit")
 """Folders whose files take a short time: a long one begun last is what everybody would wait for."""
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add what decides how much is run."""
+    parser.addoption("--all-orders", action="store_true", help="go through every order of an upgrade: hours")
+
+
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """Decide what ``-n auto`` is: none for a test that is named, and else two for each core, as most of them wait."""
     named = config.option.keyword or any("::" in argument or argument.endswith(".py") for argument in config.args)

@@ -33,6 +33,8 @@ class Process:
         self.command = (str(Path(sys.executable).parent / script), *arguments)
         self.folder = folder
         self.environ = _environment(folder) | dict(environ or {})
+        if Path(script).is_absolute():  # else its modules would be the present ones
+            del self.environ["PYTHONPATH"]
         self._process: asyncio.subprocess.Process | None = None
 
     @property

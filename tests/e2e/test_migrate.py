@@ -150,8 +150,6 @@ async def registries(folder: Path, script: str | Path = "junctord", **environ: s
     token = folder / "service.token"
     environ |= {"JUNCTOR_SEED": "false", "JUNCTOR_SERVICE_TOKEN_FILE": str(token), "JUNCTOR_DRAIN_TIMEOUT": "1"}
     arguments = (*REGISTRIES, *flags(folder), "--grpc-port", str(port))
-    if script != "junctord":
-        environ["PYTHONPATH"] = ""
     async with process(str(script), *arguments, folder=folder / "home", **environ) as running:
         peer = open_peer(f"127.0.0.1:{port}", name="registries", metadata=token_metadata(load_or_create_token(token)))
         try:

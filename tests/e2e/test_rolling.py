@@ -44,6 +44,8 @@ class Load:
     """Where typed calls go, any gRPC target."""
     answered: Counter[str] = field(default_factory=Counter)
     failed: list[str] = field(default_factory=list)
+    pause: float = 0.0
+    """Seconds that a client takes between two requests."""
     _over: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
@@ -74,6 +76,7 @@ class Load:
                 for kind, stream in (("chat", False), ("stream", True)):
                     body = {"model": ENTITY, "messages": core.MESSAGES, "stream": stream}
                     await self._ask(http, urls, kind, "POST", CHAT, body)
+                await asyncio.sleep(self.pause)
 
     async def _ask(
         self, http: httpx.AsyncClient, urls: list[str], kind: str, method: str, path: str, body: object = None
@@ -105,6 +108,7 @@ class Load:
                     self.answered["typed"] += 1
                 except grpc.aio.AioRpcError as error:
                     self.failed.append(f"typed: {error.code()} {error.details()}")
+                await asyncio.sleep(self.pause)
 
 
 @dataclass
