@@ -13,12 +13,13 @@ from typing import Any
 import uvicorn
 
 from services.runtime.server import BindError
-from services.runtime.tls_listener import TlsListener
+from services.runtime.tls_listener import TlsListener, has_everything
 
 BACKLOG = 4_096
 PARTING_SECONDS = 1.0
 """How long a drain lets clients send one more request on a connection that is idle, to be told there to close it."""
 _POLL_SECONDS = 0.01
+_SILENT_SECONDS = 0.2
 
 App = Callable[[Any, Any, Any], Awaitable[None]]
 """An ASGI application."""
@@ -111,6 +112,24 @@ class _Server(uvicorn.Server):
                     continue
                 connected.setblocking(False)
                 await loop.connect_accepted_socket(self._protocol, connected)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        hurrying = asyncio.ensure_future(self._leave_the_silent())
+        try:
+            await super().shutdown(sockets)
+        finally:
+            hurrying.cancel()
+
+    async def _leave_the_silent(self) -> None:
+        """Under TLS a close waits for the client's goodbye, which a client that only keeps a connection never says."""
+        silent: set[Any] = set()
+        while self._secured is not None:
+            await asyncio.sleep(_SILENT_SECONDS)
+            transports: list[Any] = [connection.transport for connection in self.server_state.connections]
+            done = {each for each in transports if each.is_closing() and has_everything(each.get_extra_info("socket"))}
+            for transport in silent & done:  # twice: what is written in one turn of the loop leaves in the next
+                transport.abort()
+            silent = done
 
     def _protocol(self) -> asyncio.Protocol:
         made: asyncio.Protocol = self.config.http_protocol_class(  # type: ignore[call-arg]

@@ -6,12 +6,15 @@ nothing there. A full list drops its oldest: whoever is silent longest goes firs
 
 from __future__ import annotations
 
+import array
 import asyncio
 import errno
+import fcntl
 import json
 import logging
 import socket
 import ssl
+import termios
 from collections.abc import Callable
 from typing import Any, Final
 
@@ -19,8 +22,8 @@ from services.runtime.certificates import Kept, KeyPair
 
 HANDSHAKE_SECONDS: Final = 10.0
 """How long a client has from its connection to the end of the handshake."""
-GOODBYE_SECONDS: Final = 5.0
-"""How long the client's own goodbye is waited for when a connection ends."""
+GOODBYE_SECONDS: Final = 30.0
+"""How long a connection that ends may take to bring its last bytes to the client, and the client to say goodbye."""
 MOST_HANDSHAKES: Final = 512
 """At once, of connections that have not shown a whole request's worth of interest yet: some 30 KiB each."""
 _ACCEPT_AT_ONCE: Final = 64
@@ -70,7 +73,7 @@ class TlsListener:
         self._most = most_handshakes
         self._loop = asyncio.get_running_loop()
         self._closed = False
-        self._shaking: dict[asyncio.Task[None], None] = {}
+        self._shaking: dict[asyncio.Task[bool], socket.socket] = {}
         """In the order of their beginning."""
         self.sockets = (listener,)
         self._listen()
@@ -99,13 +102,15 @@ class TlsListener:
         if len(self._shaking) >= self._most:
             next(iter(self._shaking)).cancel()
         task = self._loop.create_task(self._shake(connected))
-        self._shaking[task] = None
+        self._shaking[task] = connected
         task.add_done_callback(self._shaken)
 
-    def _shaken(self, task: asyncio.Task[None]) -> None:
-        self._shaking.pop(task, None)
+    def _shaken(self, task: asyncio.Task[bool]) -> None:
+        connected = self._shaking.pop(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a handshake failed", exc_info=error)
+        if task.cancelled() or task.exception() is not None or not task.result():
+            connected.close()  # here, since a task that is cancelled before it began does nothing at all
 
     def _listen(self) -> None:
         if not self._closed:
@@ -124,18 +129,19 @@ class TlsListener:
                 return
             self.take(connected)
 
-    async def _shake(self, connected: socket.socket) -> None:
+    async def _shake(self, connected: socket.socket) -> bool:
+        """Return whether the connection is the HTTP server's now."""
         try:
             async with asyncio.timeout(self._seconds):
                 first = await self._first_byte(connected)
                 if first == _HANDSHAKE_RECORD:
                     await self._encrypt(connected)
-                    return
+                    return True
                 if 65 <= first <= 90:  # the first letter of a method
                     await self._answer_plainly(connected)
         except (OSError, TimeoutError):  # ssl.SSLError is an OSError
             pass  # a client that goes away, offers nothing that we take, or dislikes our certificate
-        connected.close()
+        return False
 
     async def _first_byte(self, connected: socket.socket) -> int:
         """Look at the first byte without taking it; -1: the client is gone."""
@@ -169,6 +175,16 @@ class TlsListener:
         async with asyncio.timeout(_LINGER_SECONDS):
             while await self._loop.sock_recv(connected, 65_536):
                 pass
+
+
+def has_everything(connected: Any) -> bool:
+    """Tell whether the client's side has acknowledged all that was sent; ``connected`` is a socket or a view of one."""
+    waiting = array.array("i", [1])
+    try:
+        fcntl.ioctl(connected.fileno(), termios.TIOCOUTQ, waiting)
+    except (OSError, ValueError):
+        return False
+    return waiting[0] == 0
 
 
 def _settle(waiting: asyncio.Future[Any]) -> None:
