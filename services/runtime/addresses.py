@@ -95,6 +95,7 @@ _EMBEDS_IN_LAST_32_BITS = tuple(
     )
 )
 _6TO4 = IPv6Network("2002::/16")
+_LOCAL_NAT64 = IPv6Network("64:ff9b:1::/48")
 
 _METADATA_NAMES = frozenset(
     (
@@ -130,9 +131,29 @@ def classify(address: Address) -> Network:
     inner = unwrap(address)
     if isinstance(inner, IPv6Address) and inner.scope_id is not None:
         inner = IPv6Address(int(inner))
-    if inner in _METADATA:
+    if any(near in _METADATA for near in (inner, *_shorter_prefixes(address))):
         return Network.METADATA
+    for near in _shorter_prefixes(address):
+        if (kind := classify(near)) in (Network.LINK_LOCAL, Network.LOOPBACK):
+            return kind
     return next(kind for network, kind in _NETWORKS if inner.version == network.version and inner in network)
+
+
+def _shorter_prefixes(address: Address) -> list[IPv4Address]:
+    """Return what a local NAT64 address may stand for besides its last 32 bits: its network chooses the prefix.
+
+    Of 48, 56 or 64 bits; octet 8 is no part of the IPv4 address then (RFC 6052, 2.2).
+    """
+    if isinstance(address, IPv4Address) or address not in _LOCAL_NAT64:
+        return []
+    bits, found = int(address), []
+    for length in (48, 56, 64):
+        after = bits & (1 << 128 - length) - 1  # all behind the prefix
+        front = 64 - length  # bits of it in front of octet 8
+        high = after >> 64
+        low = (after & (1 << 56) - 1) >> 56 - (32 - front)
+        found.append(IPv4Address(high << 32 - front | low))
+    return found
 
 
 @dataclass(frozen=True, slots=True)
