@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import random
 import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -117,6 +118,8 @@ class Attempts:
         self._pace = pace
         self._started = time.monotonic()
         self._recorder = Recorder(providers.schedule, providers.feed)
+        self.results: Counter[str] = Counter()
+        """Attempts that ended: ``found``, ``unsynced`` (the model registry was not told), ``failed``, ``waiting``."""
 
     async def run(self, claim: Claim) -> None:
         """Discover one claimed provider and give it back. Raises StoreUnavailable when that cannot be written down."""
@@ -183,6 +186,7 @@ class Attempts:
                     extra=_named(claim) | {"reason": error.reason},
                 )
             applied = False
+        self.results["found" if applied else "unsynced"] += 1
         if applied:
             outcome = _outcome(claim, tried_at, seconds=self._pace.interval, failures=0, held=False)
             await self._end(provider, outcome, new)
@@ -191,6 +195,7 @@ class Attempts:
             await self._end(provider, _outcome(claim, tried_at, seconds=again, failures=claim.failures + 1), None)
 
     async def _failed(self, claim: Claim, tried_at: int, provider: pb.Provider, why: str) -> None:
+        self.results["failed"] += 1
         failures = claim.failures + 1
         ready = provider.status == pb.PROVIDER_STATUS_READY
         again = self._pace.interval if ready else retry_seconds(failures) * self._pace.retry
@@ -212,6 +217,7 @@ class Attempts:
         )
 
     async def _wait_for_somebody(self, claim: Claim, provider: pb.Provider, message: str) -> None:
+        self.results["waiting"] += 1
         outcome = _outcome(claim, None, seconds=self._pace.interval, failures=0)
         await self._end(provider, outcome, _New(pb.PROVIDER_STATUS_PENDING, message))
 
