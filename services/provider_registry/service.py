@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
 
 from junctor.channel import Peer
 from junctor.v1 import provider_registry_pb2_grpc, secrets_pb2_grpc
@@ -25,6 +26,7 @@ from services.runtime.changes import Feed
 from services.runtime.db import Database
 from services.runtime.egress import Egress
 from services.runtime.incarnations import Place, adopt, places_of
+from services.runtime.metrics import Family, Sample
 from services.runtime.server import GrpcServer
 from services.runtime.tasks import Tasks
 from services.runtime.upkeep import compact_forever, drop_deleted_workspaces
@@ -69,6 +71,7 @@ class ProviderRegistryService:
         self._seed_key = seed_key
         self._shipper = Shipper(self._feed, access_control)
         self._tasks = Tasks("provider_registry")
+        self._attempts: Attempts | None = None
 
     def register(self, server: GrpcServer) -> None:
         """Add the servicers to a server."""
@@ -96,7 +99,7 @@ class ProviderRegistryService:
             await seeds.seed(self._providers)
             if self._seed_key is not None:
                 await seeds.store_key(self._providers, self._secrets, self._seed_key)
-        attempts = Attempts(self._providers, self._secrets, lister=self._lister, sync=self._sync, pace=self._pace)
+        attempts = self._attempts = Attempts(self._providers, self._secrets, lister=self._lister, sync=self._sync, pace=self._pace)
         pace = self._pace
         discovery = Discovery(
             self._schedule, self._feed, attempts, concurrency=pace.concurrency, interval=pace.interval
@@ -111,6 +114,12 @@ class ProviderRegistryService:
     async def ready(self) -> bool:
         """Tell whether requests would be served."""
         return await self._database.answers()
+
+    def metrics(self) -> Iterable[Family]:
+        """Tell what became of discoveries."""
+        results = {} if self._attempts is None else self._attempts.results
+        samples = tuple(Sample(count, {"result": result}) for result, count in results.items())
+        yield Family("junctor_discoveries_total", "counter", "Attempts to discover a provider, by result.", samples)
 
     async def stop(self) -> None:
         """End the background work and close the store."""
