@@ -312,7 +312,7 @@ class Node:
         from services.runtime.keyring import Keyring
 
         settings = self.settings
-        return ProviderRegistryService(
+        registry = ProviderRegistryService(
             self._database("provider-registry"),
             keyring=Keyring.load_or_create(settings.secret_key_file),
             access_control=self._peers["access-control"],
@@ -323,6 +323,8 @@ class Node:
             seed=settings.seed,
             seed_key=settings.seed_key,
         )
+        self._collectors.append(registry.metrics)
+        return registry
 
     def _inference_router(self) -> Service:
         from services.inference_router.peer_copies import PeerName
