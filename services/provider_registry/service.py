@@ -99,7 +99,9 @@ class ProviderRegistryService:
             await seeds.seed(self._providers)
             if self._seed_key is not None:
                 await seeds.store_key(self._providers, self._secrets, self._seed_key)
-        attempts = self._attempts = Attempts(self._providers, self._secrets, lister=self._lister, sync=self._sync, pace=self._pace)
+        attempts = self._attempts = Attempts(
+            self._providers, self._secrets, lister=self._lister, sync=self._sync, pace=self._pace
+        )
         pace = self._pace
         discovery = Discovery(
             self._schedule, self._feed, attempts, concurrency=pace.concurrency, interval=pace.interval
