@@ -24,10 +24,12 @@ from services.process_tls import ProcessTls
 from services.runtime.addresses import AddressPolicy
 from services.runtime.admin_http import AdminServer
 from services.runtime.auth import Access, Secret, load_or_create_token, token_metadata
+from services.runtime.debugging import Debugging
 from services.runtime.interceptors import CallCounters
 from services.runtime.metrics import Collector, Family, call_metrics, process_metrics
 from services.runtime.server import REGISTRY_RECEIVE_LIMIT, BindError, GrpcServer, Limits, create_server
 from services.runtime.tasks import Tasks
+from services.runtime.telemetry import redactor_of
 from services.settings import Settings
 from services.settings_table import GATEWAY, PORTS, UP
 
@@ -124,6 +126,7 @@ class Node:
         self._inside = ""
         """Where this very process is reached by gRPC, without TLS."""
         self._admin: AdminServer | None = None
+        self._debugging = Debugging(self._about, self._redact)
         self._listener: socket.socket | None = None
         self._token = load_or_create_token(settings.service_token_file)
         self._peers: dict[str, Peer] = {}
@@ -354,6 +357,7 @@ class Node:
             ),
         )
         self._collectors.append(self._router.metrics)
+        self._router.hooks.add(self._debugging)
         self._observing.hooks(self._router.hooks)
         self._observing.trace(self._router)
         return self._router
@@ -380,7 +384,13 @@ class Node:
         await self._gateway.start(listener, self._tls.edge())
 
     async def _start_admin(self, port: int) -> None:
-        self._admin = AdminServer(readiness=self.checks, collectors=[self.families], details=self.details)
+        self._admin = AdminServer(
+            readiness=self.checks,
+            collectors=[self.families],
+            details=self.details,
+            debug=self.debug,
+            token=self._token,
+        )
         host = self.settings.grpc.host
         try:
             await self._admin.start(host, port)
@@ -435,6 +445,20 @@ class Node:
     def details(self) -> Mapping[str, float]:
         """Return figures that belong to health without deciding it."""
         return {} if self._router is None else {"catalog_stale_seconds": round(self._router.stale_seconds(), 1)}
+
+    async def debug(self, question: str, body: object = None) -> dict[str, object]:
+        """Answer an operator; see :mod:`services.runtime.debugging`. Raises ValueError."""
+        return {"process": await self._debugging.answer(question, body)}
+
+    def _redact(self, value: object) -> object:
+        return redactor_of(self.secrets).field("", value)
+
+    async def _about(self) -> dict[str, object]:
+        from services.process_report import about, store_revisions
+
+        router = {} if self._router is None else self._router.told()
+        stores = await store_revisions(self._databases)
+        return about(self.settings, checks=self.checks(), stores=stores, router=router)
 
     def families(self) -> list[Family]:
         """Return the metrics of this process."""

@@ -12,6 +12,7 @@ import socket
 import sys
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 from services.assembly import Node, Share
 from services.main import hush_terminal, load, run
@@ -81,7 +82,17 @@ async def _obey(link: Link, node: Node, stop: asyncio.Event) -> None:
         if "scrape" in message:
             figures = families_to(node.families())
             link.send(scraped=message["scrape"], families=figures, details=dict(node.details()))
+        if "debug" in message:
+            link.send(debugged=message["debug"], **await _answer(node, message))
     stop.set()
+
+
+async def _answer(node: Node, message: dict[str, Any]) -> dict[str, Any]:
+    try:
+        told = await node.debug(message["question"], message["body"])
+    except ValueError as error:
+        return {"refused": str(error)}
+    return {"answer": told["process"]}
 
 
 async def _tell(link: Link, node: Node) -> None:

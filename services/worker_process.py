@@ -8,6 +8,7 @@ import socket
 import subprocess
 import time
 from dataclasses import dataclass
+from typing import Any
 
 from services.runtime.metrics import Family
 from services.worker_link import Link, families_from
@@ -34,6 +35,7 @@ class Worker:
         self.families: list[Family] = []
         self.details: dict[str, float] = {}
         self.scraped = 0
+        self._answers: dict[int, dict[str, Any]] = {}
 
     async def listen(self) -> int:
         """Take what it says until it ends; returns its exit code."""
@@ -46,6 +48,8 @@ class Worker:
                 self.families = families_from(message["families"])
                 self.details = message["details"]
                 self.scraped = message["scraped"]
+            if "debugged" in message:
+                self._answers[message["debugged"]] = message
             self._wake()
         self.code = await asyncio.to_thread(self._process.wait)  # it holds the link until it ends
         self.ready = False
@@ -67,6 +71,18 @@ class Worker:
         self.link.send(scrape=number)
         while self.scraped < number and self.code is None:
             await self.changed.wait()
+
+    async def ask(self, number: int, question: str, body: Any) -> Any:
+        """Ask it what an operator asks; None if it ends before it answers. Raises ValueError if it refuses."""
+        self.link.send(debug=number, question=question, body=body)
+        while number not in self._answers:
+            if self.code is not None:
+                return None
+            await self.changed.wait()
+        message = self._answers.pop(number)
+        if "refused" in message:
+            raise ValueError(message["refused"])
+        return message["answer"]
 
     async def becomes_ready(self) -> bool:
         """Wait until it would serve; False if it ends before."""

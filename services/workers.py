@@ -21,12 +21,14 @@ from typing import Any
 from services.assembly import REGISTRIES, ROUTER, Node
 from services.runtime.admin_http import AdminServer
 from services.runtime.auth import Secret, load_or_create_token
+from services.runtime.debugging import Debugging
 from services.runtime.failures import CannotStart
 from services.runtime.http_server import listen_group
 from services.runtime.keyring import Keyring
 from services.runtime.metrics import Family, Sample, process_metrics
 from services.runtime.server import BindError, reserve
 from services.runtime.tasks import Tasks
+from services.runtime.telemetry import redactor_of
 from services.settings import Address, Settings
 from services.settings_table import GATEWAY, PORTS, UP
 from services.settings_tls import Tls
@@ -38,6 +40,7 @@ READY_SECONDS = 30.0
 _OVERTIME = 5.0
 """Seconds beyond the drain limit after which a worker is killed."""
 _SCRAPE_SECONDS = 2.0
+_DEBUG_SECONDS = 10.0
 
 _log = logging.getLogger(__name__)
 
@@ -68,6 +71,7 @@ class Supervisor:
         self._reserved: list[socket.socket] = []
         self._admin: AdminServer | None = None
         self._own = process_metrics(time.time())
+        self._debugging = Debugging(self._about, self._redact)
         self._tasks = Tasks("supervisor")
         self._stopping = False
         self._scrapes = 0
@@ -146,7 +150,12 @@ class Supervisor:
 
     async def _start_admin(self, port: int) -> None:
         self._admin = AdminServer(
-            readiness=self.checks, collectors=[self.families], details=self.details, gather=self._gather
+            readiness=self.checks,
+            collectors=[self.families],
+            details=self.details,
+            gather=self._gather,
+            debug=self.debug,
+            token=self._token,
         )
         host = self.settings.grpc.host
         try:
@@ -278,6 +287,26 @@ class Supervisor:
         restarts = tuple(Sample(slot.restarts, {"process": slot.name}) for slot in self._plan.slots)
         text = "Times that a worker was started again."
         return [*merged(by_process), Family("junctor_worker_restarts_total", "counter", text, restarts)]
+
+    async def debug(self, question: str, body: object = None) -> dict[str, object]:
+        """Answer an operator for every process; see :mod:`services.runtime.debugging`. Raises ValueError."""
+        self._scrapes += 1
+        number = self._scrapes
+        found: dict[str, object] = {"supervisor": await self._debugging.answer(question, body)}
+        if self._registries is not None and body is None:  # in this process: its log levels are the supervisor's
+            found["registries"] = (await self._registries.debug(question))["process"]
+        workers = {slot.name: slot.worker for slot in self._plan.slots if slot.worker is not None}
+        async with asyncio.timeout(_DEBUG_SECONDS):
+            answers = await asyncio.gather(*(worker.ask(number, question, body) for worker in workers.values()))
+        return {**found, **dict(zip(workers, answers, strict=True))}
+
+    def _redact(self, value: object) -> object:
+        return redactor_of(self.secrets).field("", value)
+
+    async def _about(self) -> dict[str, object]:
+        from services.process_report import about
+
+        return about(self.settings, checks=self.checks(), stores={}, router={})
 
     async def _gather(self) -> None:
         self._scrapes += 1

@@ -155,6 +155,17 @@ class InferenceRouterService:
         """Tell what calls, candidates, queues and the catalog are like."""
         return self._metrics.families()
 
+    def told(self) -> dict[str, object]:
+        """Tell how far the catalog is, for a debug bundle."""
+        catalog = self._keeper.catalog
+        return {
+            "revisions": dict(self._keeper.revisions()),
+            "stale_seconds": round(self.stale_seconds(), 1),
+            "synced": self._keeper.synced(),
+            "providers": len(catalog.providers),
+            "virtual_models": len(catalog.virtual_models),
+        }
+
     @property
     def hooks(self) -> Hooks:
         """Who hears of calls that have ended."""

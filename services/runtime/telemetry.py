@@ -10,6 +10,7 @@ import json
 import logging
 import re
 import sys
+from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, Final, TextIO
 
@@ -90,6 +91,14 @@ class Redactor:
         if isinstance(value, list | tuple | set | frozenset):
             return [self.field("", item) for item in value]
         return self.text(str(value))
+
+
+def redactor_of(secrets: Iterable[Secret]) -> Redactor:
+    """Return a redactor that knows these values."""
+    redactor = Redactor()
+    for secret in secrets:
+        redactor.register(secret)
+    return redactor
 
 
 class LineFormatter(logging.Formatter):
