@@ -54,6 +54,7 @@ class Site:
         self.urls = [f"http://127.0.0.1:{place.port}" for place in self.places[GATEWAY]]
         self._environ = {
             "JUNCTOR_DATABASE_URL": database_url,
+            "JUNCTOR_DATA_DIR": str(folder / "data"),  # a router's catalog: it must not be asked before it has one
             "JUNCTOR_SECRET_KEY_FILE": str(folder / "secret.key"),
             "JUNCTOR_SERVICE_TOKEN_FILE": str(self._token),
             "JUNCTOR_UPSTREAM_NETWORKS": "public,private,loopback",
