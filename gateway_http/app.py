@@ -32,10 +32,13 @@ def create_app(
     ready: Check,
     services: Mapping[str, Check] | None = None,
     controllers: Mapping[str, Check] | None = None,
-    auth_enabled: bool = False,
+    auth: Callable[[], dict[str, Any]] | None = None,
     version: str = "0",
 ) -> FastAPI:
-    """Build the app. ``services`` and ``controllers`` are what ``/status`` lists, by name."""
+    """Build the app. ``services`` and ``controllers`` are what ``/status`` lists, by name.
+
+    ``auth`` says how callers authenticate; None: not at all.
+    """
     app = FastAPI(
         title="junctor",
         version=version,
@@ -51,14 +54,17 @@ def create_app(
             Exception: _unexpected,
         },
     )
-    app.include_router(_health(ready, services or {}, controllers or {}, auth_enabled))
+    app.include_router(_health(ready, services or {}, controllers or {}, auth))
     for router in routers:
         app.include_router(router)
     return app
 
 
 def _health(
-    ready: Check, services: Mapping[str, Check], controllers: Mapping[str, Check], auth_enabled: bool
+    ready: Check,
+    services: Mapping[str, Check],
+    controllers: Mapping[str, Check],
+    auth: Callable[[], dict[str, Any]] | None,
 ) -> APIRouter:
     router = APIRouter(tags=["health"])
 
@@ -86,7 +92,7 @@ def _health(
 
     @router.get("/apis/auth/discovery", summary="How callers authenticate")
     async def discovery() -> dict[str, Any]:
-        return {"auth_enabled": auth_enabled, "oidc": None}
+        return {"auth_enabled": False, "oidc": None} if auth is None else {"auth_enabled": True, "oidc": auth() or None}
 
     return router
 

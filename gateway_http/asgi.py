@@ -160,6 +160,8 @@ class InferenceApp:
     async def _prepare(self, call: Call, scope: Scope, receive: Receive) -> None:
         call.query = scope.get("query_string", b"")
         call.headers = [(name.lower(), value) for name, value in scope["headers"]]
+        if (caller := scope.get("junctor.caller")) is not None and self.options.gate is not None:
+            call.principal, call.assertion = caller, self.options.gate.assertion(caller)
         describe(call, {name: value for name, value in call.headers if name in SPECIAL}, self.options)
         call.body = await _read_body(receive, self.options.limits.body)
 

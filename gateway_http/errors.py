@@ -49,6 +49,7 @@ ROWS: dict[str, Row] = {
     "WATCH_EXPIRED": Row(410, "invalid_request_error", "watch_expired"),
     "UNAUTHENTICATED": Row(401, "authentication_error", "unauthenticated"),
     "PERMISSION_DENIED": Row(403, "permission_error", "permission_denied"),
+    "LIMIT_EXCEEDED": Row(429, "rate_limit_error", "rate_limit_exceeded"),
     "OVERLOADED": Row(503, "overloaded_error", "overloaded"),
     "PEER_UNAVAILABLE": Row(503, "overloaded_error", "peer_unavailable"),
     "NOT_READY": Row(503, "overloaded_error", "not_ready"),
@@ -101,6 +102,10 @@ def to_response(error: JunctorError, *, registry: bool = False, anthropic: bool 
     if registry and isinstance(error, InvalidField) and error.violations:
         detail = [_violation(v, error.metadata.get("type", "value_error")) for v in error.violations]
     headers: Headers = []
+    if error.reason == "PERMISSION_DENIED":
+        detail = "Forbidden"  # the contract's one text; ``error`` says what would be needed
+    elif error.reason == "UNAUTHENTICATED":
+        headers.append((b"www-authenticate", b"Bearer"))
     retry_after = error.retry_after
     if retry_after is None and isinstance(error, Unavailable):
         retry_after = _DEFAULT_RETRY_AFTER

@@ -13,7 +13,7 @@ import grpc
 from grpc_status import rpc_status
 
 from junctor import errors, status
-from junctor.channel import REQUEST_ID_KEY
+from junctor.channel import REQUEST_ID_KEY, Metadata
 from junctor.v1 import inference_router_pb2 as router_pb
 from junctor.v1.inference_router_pb2_grpc import InferenceRouterStub
 from services.runtime import frames
@@ -32,8 +32,10 @@ DEADLINE_GRACE = 5.0
 class GrpcInvoker:
     """Calls a router over a channel. The channel belongs to the caller, who closes it."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, peer_wait: float = PEER_WAIT) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, peer_wait: float = PEER_WAIT, metadata: Metadata = ()) -> None:
+        """``metadata`` shows the router who we are."""
         self._channel = channel
+        self._metadata = metadata
         self._stub = InferenceRouterStub(channel)
         self._peer_wait = peer_wait
 
@@ -45,7 +47,7 @@ class GrpcInvoker:
         """
         await self.reach()
         deadline = None if call.timeout is None else call.timeout + DEADLINE_GRACE
-        rpc = self._stub.Invoke(frames.request_of(call), timeout=deadline, metadata=_metadata(call))
+        rpc = self._stub.Invoke(frames.request_of(call), timeout=deadline, metadata=(*self._metadata, *_metadata(call)))
         relay = Relay(sink)
         try:
             async for message in rpc:

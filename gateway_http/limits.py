@@ -67,6 +67,8 @@ class RequestHead:
     keep_alive: bool
     special: dict[bytes, bytes]
     """Fields that the edge itself acts on; of a repeated one the last."""
+    host_fault: str = ""
+    """Why ``Host`` is not as it should be; whoever asks for a credential first does so before this is told."""
 
 
 TOKEN = (string.ascii_letters + string.digits + "!#$%&'*+-.^_`|~").encode()
@@ -99,10 +101,11 @@ _SEEN_LIMIT = 64
 _VARYING = frozenset((b"content-length", b"x-request-id", b"traceparent"))
 
 
-def read_head(block: bytes, limits: Limits, seen: Seen) -> RequestHead:
+def read_head(block: bytes, limits: Limits, seen: Seen, *, host_later: bool = False) -> RequestHead:
     """Take a header block apart; ``block`` ends before its empty line (no trailing CRLF).
 
-    ``seen`` belongs to the connection and is filled here. Raises :class:`Refused` with 400, 405, 414, 431 or 505.
+    ``seen`` belongs to the connection and is filled here. Raises :class:`Refused` with 400, 405, 414, 431 or 505; with
+    ``host_later`` not because of ``Host``, which no rule of framing and no decision of ours is made by.
     """
     first, *lines = block.split(b"\r\n")
     if len(first) > limits.request_line:
@@ -117,12 +120,20 @@ def read_head(block: bytes, limits: Limits, seen: Seen) -> RequestHead:
         if field[0] in SPECIAL:
             _add_special(special, field[0], field[1])
     length = _body_length(special, minor)
-    if minor and b"host" not in special:
-        raise Refused(400, "Host is missing")
+    host = special.get(b"host")
+    fault = ""
+    if host is None:
+        fault = "Host is missing" if minor else ""
+    elif host.translate(None, _HOST):
+        fault = "Malformed Host"
     if target[0] != 47:  # "/"
-        target = _origin_form(target, special.get(b"host", b""))
+        target, authority = _origin_form(target)
+        if not fault and authority.lower() != (host or b"").lower():
+            fault = "The request target is another host's"
+    if fault and not host_later:
+        raise Refused(400, fault)
     keep_alive = minor == 1 and not _closes(special.get(b"connection"))
-    return RequestHead(method, target, minor, headers, length, keep_alive, special)
+    return RequestHead(method, target, minor, headers, length, keep_alive, special, fault)
 
 
 def judge_part(part: bytearray, judged: int, limits: Limits) -> None:
@@ -187,8 +198,6 @@ def _add_special(special: dict[bytes, bytes], name: bytes, value: bytes) -> None
 
 def _body_length(special: dict[bytes, bytes], minor: int) -> int:
     """Return the one length that the fields allow. Smuggling lives on the others."""
-    if special.get(b"host", b"").translate(None, _HOST):
-        raise Refused(400, "Malformed Host")
     coding = special.get(b"transfer-encoding")
     text = special.get(b"content-length")
     if coding is not None:
@@ -210,12 +219,10 @@ def _closes(connection: bytes | None) -> bool:
     return b"close" in [token.strip() for token in connection.lower().split(b",")]
 
 
-def _origin_form(target: bytes, host: bytes) -> bytes:
-    """Turn an absolute target into path and query if it names the host that Host names: we are no proxy."""
+def _origin_form(target: bytes) -> tuple[bytes, bytes]:
+    """Turn an absolute target into path with query, and the authority, which has to be the one that Host names."""
     scheme, separator, rest = target.partition(b"://")
     authority, slash, path = rest.partition(b"/")
-    if not separator or scheme.lower() not in (b"http", b"https") or b"?" in authority:
+    if not separator or scheme.lower() not in (b"http", b"https") or b"?" in authority or not authority:
         raise Refused(400, "Malformed request target")
-    if not authority or authority.lower() != host.lower():
-        raise Refused(400, "The request target is another host's")
-    return slash + path if slash else b"/"
+    return (slash + path if slash else b"/"), authority

@@ -16,6 +16,7 @@ import grpc
 from gateway_http.invoke_client import DEADLINE_GRACE, error_of
 from gateway_http.many_lanes import Lane
 from gateway_http.many_stream import Stream
+from junctor.channel import Metadata
 from junctor.errors import PeerUnavailable
 from services.runtime.exchange import Call, Outcome, Sink
 
@@ -41,11 +42,13 @@ class ManyInvoker:
         channel: grpc.aio.Channel,
         *,
         more: Callable[[], grpc.aio.Channel] | None = None,
+        metadata: Metadata = (),
         look_seconds: float = LOOK_SECONDS,
         renew_seconds: float = RENEW_SECONDS,
     ) -> None:
-        """``more`` opens further channels to the same target; None: there is the one."""
-        self._newest = Lane(channel, owned=False)
+        """``more`` opens further channels to the same target; None: there is the one. ``metadata`` says who we are."""
+        self._metadata = metadata
+        self._newest = Lane(channel, owned=False, metadata=metadata)
         self._lanes = [self._newest]
         self._more = more
         self._look_seconds = look_seconds
@@ -135,7 +138,7 @@ class ManyInvoker:
     def _lane_to_ask(self) -> Lane:
         if self._more is None or (self._sharing() == 1 and self._newest.age < self._renew_seconds):
             return self._newest
-        lane = Lane(self._more(), owned=True)
+        lane = Lane(self._more(), owned=True, metadata=self._metadata)
         self._lanes.append(lane)
         return lane
 

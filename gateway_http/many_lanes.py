@@ -8,6 +8,7 @@ import grpc
 
 from gateway_http.invoke_client import GrpcInvoker
 from gateway_http.many_stream import Stream
+from junctor.channel import Metadata
 from junctor.v1.inference_router_pb2_grpc import InferenceRouterStub
 from services.runtime.exchange import Call, Outcome, Sink
 
@@ -15,10 +16,12 @@ from services.runtime.exchange import Call, Outcome, Sink
 class Lane:
     """One channel. A channel that is not ``owned`` is somebody else's to close."""
 
-    def __init__(self, channel: grpc.aio.Channel, *, owned: bool) -> None:
+    def __init__(self, channel: grpc.aio.Channel, *, owned: bool, metadata: Metadata = ()) -> None:
+        """``metadata`` shows the routers who we are."""
         self.owned = owned
+        self._metadata = metadata
         self._channel = channel
-        self._single = GrpcInvoker(channel)
+        self._single = GrpcInvoker(channel, metadata=metadata)
         self._stub = InferenceRouterStub(channel)
         self._streams: list[Stream] = []
         self._calls = 0
@@ -41,7 +44,7 @@ class Lane:
 
     async def begin(self) -> Stream:
         """Begin a stream, at the next of the channel's addresses. Raises AioRpcError, PeerUnavailable."""
-        stream = await Stream.begin(self._stub)
+        stream = await Stream.begin(self._stub, self._metadata)
         if self._born is None:
             self._born = asyncio.get_running_loop().time()
         self._streams.append(stream)

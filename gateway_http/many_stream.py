@@ -12,6 +12,7 @@ from google.rpc import status_pb2
 
 from gateway_http.invoke_client import Relay, error_of
 from junctor import errors, status
+from junctor.channel import Metadata
 from junctor.errors import JunctorError, PeerUnavailable
 from junctor.v1 import inference_router_pb2 as pb
 from junctor.v1.inference_router_pb2_grpc import InferenceRouterStub
@@ -46,10 +47,10 @@ class Stream:
         self._tasks = (loop.create_task(self._read()), loop.create_task(self._write()))
 
     @classmethod
-    async def begin(cls, stub: InferenceRouterStub) -> Stream:
+    async def begin(cls, stub: InferenceRouterStub, metadata: Metadata = ()) -> Stream:
         """Open a stream. Raises AioRpcError."""
         invoke_many: Any = stub.InvokeMany  # its type knows of calls with an iterator only
-        rpc = invoke_many()
+        rpc = invoke_many(metadata=metadata)
         try:
             async with asyncio.timeout(BEGIN_SECONDS):
                 first = await rpc.read()

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from gateway_http.cors import Cors
+from gateway_http.gate import Gate
 from gateway_http.limits import Limits
 from junctor.errors import FieldViolation, InvalidField
 from services.runtime.exchange import Call, Invoker
@@ -31,6 +32,8 @@ class EdgeOptions:
     limits: Limits = field(default_factory=Limits)
     cors: Cors | None = None
     """None: no page of another origin may call."""
+    gate: Gate | None = None
+    """None: auth is off."""
     request_id: Callable[[], str] = field(default_factory=sequential_ids)
 
 

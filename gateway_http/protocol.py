@@ -24,9 +24,11 @@ from gateway_http.http_sink import encode_answer
 from gateway_http.known_heads import KnownHeads
 from gateway_http.limits import Refused, RequestHead, Seen, judge_part, read_head
 from gateway_http.options import EdgeOptions, describe
+from gateway_http.proving import Proving
 from gateway_http.watch import NEVER
 from junctor.channel import REQUEST_ID
 from junctor.errors import InternalError, JunctorError, NotReady, Overloaded
+from services.access.identity import Caller
 from services.runtime.exchange import Call, Headers
 
 _log = logging.getLogger(__name__)
@@ -73,6 +75,7 @@ class EdgeProtocol(HttpToolsProtocol):
         self._closing = False
         self._cors: Headers = []
         """What to add to the answer for pages of other origins."""
+        self._proving = None if self.options.gate is None else Proving(self.options.gate, self._go_on)
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Begin: the first header block is due."""
@@ -96,6 +99,8 @@ class EdgeProtocol(HttpToolsProtocol):
         self.deadline = NEVER
         self._closing = True
         self._rest.clear()
+        if self._proving is not None:
+            self._proving.cancel()
         cycle, self._mine = self._mine, None
         super().connection_lost(exc)
         if cycle is not None and cycle.task is not None:
@@ -166,6 +171,9 @@ class EdgeProtocol(HttpToolsProtocol):
                 position = self._read_head(data, position)
 
     def _is_busy(self) -> bool:
+        return self._is_answering() or (self._proving is not None and self._proving.pending)
+
+    def _is_answering(self) -> bool:
         return self.cycle is not None and not self.cycle.response_complete
 
     def _hold_back(self) -> None:
@@ -204,24 +212,49 @@ class EdgeProtocol(HttpToolsProtocol):
             self._judge_part()
             return len(data)
         self._clear_wait()
+        return self._take_head(data, position, found)
+
+    def _take_head(self, data: bytes, position: int, found: int) -> int:
+        """Answer, refuse or begin the request whose header block ends at ``found``."""
         if self._cors:
             self._cors = []
         block = data[position:found]
         known = self._known.find(block)
-        head = read_head(block, self.limits, self._seen) if known is None else known[0]
+        later = self._proving is not None
+        head = read_head(block, self.limits, self._seen, host_later=later) if known is None else known[0]
         if self.options.cors is not None:
             self._cors = self.options.cors.fields(head.special)
             if (preflight := self.options.cors.preflight(head.method, head.special)) is not None:
                 return self._answer_early(preflight, head, data, found + 4)
         try:
+            caller = None
+            if self._proving is not None and (caller := self._admit(head, data, position)) is None:
+                return len(data)
             call = self._call_of(block, head) if known is None else known[1]
             if call is not None:
-                describe(call, head.special, self.options)
+                self._describe(call, head, caller)
         except JunctorError as error:
             return self._answer_early(errors.to_response(error), head, data, found + 4)
         if call is None:
             return self._begin_other(head, data, position, found + 4)
         return self._begin_mine(call, head, data, found + 4)
+
+    def _admit(self, head: RequestHead, data: bytes, position: int) -> Caller | None:
+        """Return who calls; None: the request was put back until that is known. Raises Unauthenticated, NotReady."""
+        assert self._proving is not None
+        caller = self._proving.admit(head)
+        if caller is None:
+            self._rest += memoryview(data)[position:]
+            self._searched = 0
+            self._hold_back()
+        elif head.host_fault:
+            raise Refused(400, head.host_fault)
+        return caller
+
+    def _describe(self, call: Call, head: RequestHead, caller: Caller | None) -> None:
+        describe(call, head.special, self.options)
+        if caller is not None and self.options.gate is not None:
+            call.principal, call.assertion = caller, self.options.gate.assertion(caller)
 
     def _call_of(self, block: bytes, head: RequestHead) -> Call | None:
         path, _, query = head.target.partition(b"?")
@@ -409,7 +442,7 @@ class EdgeProtocol(HttpToolsProtocol):
     def _refuse(self, refused: Refused) -> None:
         """Answer bytes that are no request of ours, and close."""
         unanswered = True
-        if self._is_busy():  # its body is what was refused; nothing that it still says may reach the wire
+        if self._is_answering():  # its body is what was refused; nothing that it still says may reach the wire
             unanswered = self._mine is not None or not self.cycle.response_started
             self.cycle.disconnected = self.cycle.response_complete = True
             self.cycle.message_event.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import ssl
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib.metadata import version
 
 import grpc
@@ -14,12 +14,15 @@ from fastapi import APIRouter
 from gateway_http import openapi, registries, routes_served
 from gateway_http.app import create_app
 from gateway_http.cors import Cors
+from gateway_http.gate import Gate
+from gateway_http.gated_app import GatedApp
 from gateway_http.limits import Limits
 from gateway_http.many_client import ManyInvoker
 from gateway_http.options import EdgeOptions
 from gateway_http.protocol import make_protocol
 from gateway_http.stubs import Stubs
-from junctor.channel import Peer
+from junctor.channel import Metadata, Peer
+from services.access.process import ProcessAccess
 from services.runtime.exchange import Invoker
 from services.runtime.http_server import HttpServer, serve
 from services.runtime.metrics import Family
@@ -46,6 +49,10 @@ class GatewayOptions:
     cors_origins: frozenset[bytes] = frozenset()
     """Pages of these origins may call; none: of no other."""
     drain_timeout: float = 60.0
+    access: ProcessAccess | None = field(kw_only=True)
+    """Who is let in; None: auth is off. Without a default: to forget it would open every door."""
+    router_metadata: Metadata = ()
+    """What shows routers who we are."""
     needs_all: bool = False
     """Ready when every service is (``junctor up``); else when a router is."""
     router_channel: Callable[[], grpc.aio.Channel] | None = None
@@ -59,6 +66,10 @@ class GatewayService:
         self._health = {name: PeerHealth(peers[name], service) for name, service in HEALTH_OF.items()}
         self._options = options
         self._tasks = Tasks("gateway")
+        self._gate: Gate | None = None
+        if (access := options.access) is not None:
+            self._gate = Gate(access.authenticator, access.reporter, signs=invoker is None)
+            peers = {name: peer.on_behalf() for name, peer in peers.items()}
         self._server: HttpServer | None = None
         stubs = Stubs.of(
             access_control=peers["access-control"],
@@ -73,16 +84,19 @@ class GatewayService:
             services=self._health,
             controllers={"provider-discovery": self._health["provider-registry"]},
             version=version("junctor"),
+            auth=None if access is None else access.discovery,
         )
         openapi.describe(self.app)
         self._far: ManyInvoker | None = None
         if invoker is None:
-            invoker = self._far = ManyInvoker(peers["inference-router"].channel, more=options.router_channel)
+            channel, shown = peers["inference-router"].channel, options.router_metadata
+            invoker = self._far = ManyInvoker(channel, more=options.router_channel, metadata=shown)
         self._protocol = make_protocol(
             EdgeOptions(
                 invoker=invoker,
                 default_workspace=options.default_workspace,
                 limits=Limits(body=options.max_body, connections=options.max_connections),
+                gate=self._gate,
                 cors=Cors(options.cors_origins) if options.cors_origins else None,
             )
         )
@@ -97,6 +111,8 @@ class GatewayService:
 
     def ready(self) -> bool:
         """Tell whether a request would be served."""
+        if self._options.access is not None and not self._options.access.ready():
+            return False
         if self._options.needs_all:
             return all(health.serving for health in self._health.values())
         return self._health["inference-router"].serving
@@ -105,9 +121,8 @@ class GatewayService:
         """Serve on ``listener``; with ``tls`` HTTPS."""
         for health in self._health.values():
             self._tasks.start(health.run())
-        self._server = await serve(
-            self.app, listener, grace=self._options.drain_timeout, protocol=self._protocol, tls=tls
-        )
+        app = self.app if self._gate is None else GatedApp(self.app, self._gate)
+        self._server = await serve(app, listener, grace=self._options.drain_timeout, protocol=self._protocol, tls=tls)
 
     async def quiesce(self) -> None:
         """Stop accepting, and ask the clients that are connected to go; requests under way go on."""

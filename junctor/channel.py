@@ -9,13 +9,14 @@ lost its connection fails, and whether to repeat it is the caller's decision. Fa
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextvars import ContextVar
-from typing import Final, TypeVar
+from functools import partial
+from typing import Any, Final, TypeVar
 
 import grpc
 
-from junctor.errors import PeerUnavailable
+from junctor.errors import InternalError, PeerUnavailable
 from junctor.status import from_rpc_error
 
 REQUEST_ID_KEY: Final = "x-request-id"
@@ -108,6 +109,14 @@ class Peer:
         more = ((REQUEST_ID_KEY, request_id),) if request_id else ()
         return (*self._metadata, *more, (CALLER_KEY, caller)) if caller else (*self._metadata, *more)
 
+    def on_behalf(self) -> Peer:
+        """Return the same peer for calls that are always somebody's: without a caller none is made."""
+        return _Behalf(self.channel, name=self.name, metadata=self._metadata)
+
+    def shown(self, method: Callable[..., Any]) -> Callable[..., Any]:
+        """Return a stub's method that shows who we are: for calls that this class does not make itself."""
+        return partial(method, metadata=self._metadata) if self._metadata else method
+
     async def ready(self, wait: float = READY_WAIT) -> None:
         """Return once connected; raise PeerUnavailable after ``wait`` seconds."""
         if self.channel.get_state(try_to_connect=True) is grpc.ChannelConnectivity.READY:
@@ -161,6 +170,15 @@ class Peer:
     async def close(self) -> None:
         """Close the channel; running calls are cancelled."""
         await self.channel.close()
+
+
+class _Behalf(Peer):
+    """See :meth:`Peer.on_behalf`: a call that forgot its caller would be made with the rights of the process."""
+
+    def metadata(self) -> Metadata:
+        if not CALLER.get():
+            raise InternalError("A call on behalf of nobody was not made")
+        return super().metadata()
 
 
 def open_peer(target: str, *, name: str, metadata: Metadata = (), receive_limit: int = CLIENT_RECEIVE_LIMIT) -> Peer:

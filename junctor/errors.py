@@ -211,6 +211,15 @@ class Overloaded(Unavailable):
     reason = "OVERLOADED"
 
 
+class LimitExceeded(JunctorError):
+    """The caller used what its key or workspace may use; ``retry_after`` says when there is more.
+
+    ``metadata`` has ``limit`` (which one), ``allowed``, ``used`` and ``reset`` (seconds).
+    """
+
+    reason = "LIMIT_EXCEEDED"
+
+
 class PeerUnavailable(Unavailable):
     """A service that this one depends on cannot be reached."""
 

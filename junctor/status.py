@@ -34,6 +34,7 @@ CODES: dict[str, grpc.StatusCode] = {
     "WATCH_EXPIRED": grpc.StatusCode.OUT_OF_RANGE,
     "WATCHER_TOO_SLOW": grpc.StatusCode.ABORTED,
     "TOO_LARGE": grpc.StatusCode.RESOURCE_EXHAUSTED,
+    "LIMIT_EXCEEDED": grpc.StatusCode.RESOURCE_EXHAUSTED,
     "REVISION_NOT_REACHED": grpc.StatusCode.UNAVAILABLE,
     "STORE_UNAVAILABLE": grpc.StatusCode.UNAVAILABLE,
     "UPSTREAM_UNREACHABLE": grpc.StatusCode.UNAVAILABLE,

@@ -19,11 +19,12 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from junctor.channel import Metadata, Peer, open_peer
+from services.access.guard import Guard
 from services.observing import Observing
 from services.process_tls import ProcessTls
 from services.runtime.addresses import AddressPolicy
 from services.runtime.admin_http import AdminServer
-from services.runtime.auth import Access, Secret, load_or_create_token, token_metadata
+from services.runtime.auth import Access, Secret, load_or_create_token, own_credential, token_metadata
 from services.runtime.debugging import Debugging
 from services.runtime.interceptors import CallCounters
 from services.runtime.metrics import Collector, Family, call_metrics, process_metrics
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     import grpc
 
     from gateway_http.service import GatewayService
+    from services.access.process import ProcessAccess
     from services.inference_router.service import InferenceRouterService
     from services.runtime.db import Database
 
@@ -137,6 +139,14 @@ class Node:
         self._server: GrpcServer | None = None
         self._router: InferenceRouterService | None = None
         self._gateway: GatewayService | None = None
+        self._access: ProcessAccess | None = None
+        """Who may do what; None: auth is off."""
+        self._guard = Guard(self._token, settings.tls.peers)
+
+    @property
+    def own_credential(self) -> Secret:
+        """What this process shows at its own edge."""
+        return own_credential(self._token)
 
     @property
     def secrets(self) -> Sequence[Secret]:
@@ -144,7 +154,7 @@ class Node:
         egress = self.settings.egress
         proxies = [proxy for proxy in (egress.http_proxy, egress.https_proxy) if proxy is not None]
         credentials = [Secret(word) for proxy in proxies for word in proxy.credentials]
-        given = (self._token, self.settings.auth.admin_key, *credentials)
+        given = (self._token, self.own_credential, self.settings.auth.admin_key, *credentials)
         return [secret for secret in given if secret is not None]
 
     async def start(self) -> None:
@@ -152,6 +162,9 @@ class Node:
         await self._take_ports()  # first: a taken one is found before work is done
         self._observing.start()
         self._peers = {name: self._open_peer(name) for name in PORTS}
+        if self.settings.auth.on:
+            self._access = self._make_access()
+            await self._access.start()
         if self._server is not None:
             await self._start_services(self._server)
         if self._listener is not None:
@@ -176,8 +189,14 @@ class Node:
                 both.create_task(self._gateway.stop())
             if self._server is not None:
                 both.create_task(self._server.stop(max(0.0, limit - time.monotonic())))
+        await self._release()
+
+    async def _release(self) -> None:
+        """End what calls needed, now that there are none."""
         for service in reversed(self._services.values()):
             await service.stop()
+        if self._access is not None:
+            await self._access.stop()
         await self._observing.stop()
         if self._admin is not None:
             await self._admin.stop()
@@ -215,6 +234,22 @@ class Node:
                 f"127.0.0.1:{self._server.bind_inside()}" if apart else _own_target(grpc.host, self.grpc_port)
             )
 
+    def _make_access(self) -> ProcessAccess:
+        from services.access.process import ProcessAccess
+
+        settings = self.settings
+        access = ProcessAccess(
+            self._peers["access-control"],
+            settings.auth.access,
+            token=self._token,
+            file=settings.data_dir / "access.bin",
+            saves=self._share is None or self._share.first,
+            authorities=settings.egress.ca_pem,
+        )
+        self._collectors.append(access.metrics)
+        self._guard.decide_by(access.authenticator, access.reporter)
+        return access
+
     def _make_server(self) -> GrpcServer:
         settings = self.settings
         limits = Limits(
@@ -233,6 +268,7 @@ class Node:
             channelz_too=True,
             credentials=self._tls.grpc_port(),
             peers=settings.tls.peers,
+            guards=((self._guard.concern, self._guard.judge),) if settings.auth.on else (),
         )
 
     async def _start_services(self, server: GrpcServer) -> None:
@@ -290,7 +326,11 @@ class Node:
         access = (workspaces_pb2, access_pb2)
         files = (*access, model_registry_pb2, virtual_models_pb2, provider_registry_pb2, secrets_pb2)
         services = [service for file in files for service in file.DESCRIPTOR.services_by_name.values()]
-        return Relay(self._peers[name], [service for service in services if _owner(service.full_name) == name])
+        owned = [service for service in services if _owner(service.full_name) == name]
+        return Relay(self._peers[name], owned, on_behalf=self._on_behalf)
+
+    def _on_behalf(self) -> str:
+        return "" if self._access is None else self._access.on_behalf()
 
     def _access_control(self) -> Service:
         from services.access_control.bootstrap import chosen_key
@@ -354,6 +394,7 @@ class Node:
                 processes=settings.workers if self._share is not None else 1,
                 peers=tuple(PeerName.of(each) for each in settings.router_peers),
                 open_peer=self._open_router,
+                access=self._access,
             ),
         )
         self._collectors.append(self._router.metrics)
@@ -377,6 +418,8 @@ class Node:
                 drain_timeout=self.settings.drain_timeout,
                 needs_all=UP in self.settings.services or bool(self._share and self._share.relay_to),
                 router_channel=self._router_channel(),
+                access=self._access,
+                router_metadata=token_metadata(self._token) if self._access is not None else (),
             ),
         )
         self._collectors.append(self._gateway.metrics)
@@ -407,7 +450,8 @@ class Node:
 
     def _open_peer(self, name: str) -> Peer:
         target = getattr(self.settings.peers, name.replace("-", "_"))
-        metadata: Metadata = token_metadata(self._token) if name in REGISTRIES else ()
+        shown = name in REGISTRIES or self.settings.auth.on
+        metadata: Metadata = token_metadata(self._token) if shown else ()
         near = self._inside if target is None else ""
         if self._share is not None and name in REGISTRIES:
             near = self._share.relay_to or near

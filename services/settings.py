@@ -18,10 +18,11 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlsplit
 
+from services.access.options import AccessOptions, OidcOptions
 from services.runtime.addresses import Network
 from services.runtime.auth import Secret
-from services.runtime.egress import Egress, Proxy
 from services.runtime.collector import Collector, fields
+from services.runtime.egress import Egress, Proxy
 from services.runtime.no_proxy import NoProxy
 from services.settings_table import (
     CLIENT_ENVS,
@@ -82,12 +83,19 @@ class Timeouts:
 
 @dataclass(frozen=True, slots=True)
 class Auth:
-    """Who may call. ``mode`` is ``off``."""
+    """Who may call."""
 
     mode: str
+    """``off`` or ``on``."""
     admin_key: Secret | None
     admin_key_file: Path | None
     insecure: bool
+    access: AccessOptions
+
+    @property
+    def on(self) -> bool:
+        """Callers are told apart."""
+        return self.mode == "on"
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,7 +218,7 @@ class Settings:
         if not problems:
             if not values["insecure"]:
                 problems += [f"{line}; {_MEANT}" for line in _exposures(values, facts)]
-            problems += [*_alone(values, facts), *tls_problems(values)]
+            problems += [*_alone(values, facts), *tls_problems(values), *_oidc_problems(values)]
         if problems:
             raise SettingsError(problems)
         return _tree(facts, values, origins, environ)
@@ -387,7 +395,7 @@ def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], e
         peers=Peers(**{name: v[name] for name in (service.replace("-", "_") for service in PORTS)}),
         max_body=v["max_body_mb"] * 1024 * 1024,
         timeouts=Timeouts(v["connect_timeout"], v["first_byte_timeout"], v["idle_timeout"], v["total_timeout"]),
-        auth=Auth(v["auth"], v["admin_key"], v["admin_key_file"], v["insecure"]),
+        auth=Auth(v["auth"], v["admin_key"], v["admin_key_file"], v["insecure"], _access(v)),
         tls=Tls.of(v),
         log=Log(v["log_level"], v["log_format"]),
         observing=Watching.of(v),
@@ -403,6 +411,34 @@ def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], e
         seed_key=Secret(key) if key else None,
         **{name: v[name] for name in (*same, *more, *limits)},
     )
+
+
+def _oidc_problems(values: Mapping[str, Any]) -> list[str]:
+    issuer = values["oidc_issuer"]
+    if issuer is None:
+        return []
+    found = []
+    if not values["oidc_audience"] and not values["oidc_client_id"]:
+        found.append("JUNCTOR_OIDC_AUDIENCE: must be given with JUNCTOR_OIDC_ISSUER: tokens for others are not for us")
+    url = urlsplit(issuer)
+    if url.scheme == "http" and not is_loopback(url.hostname or "") and not values["insecure"]:
+        found.append("JUNCTOR_OIDC_ISSUER: must be https, as its keys decide who is let in")
+    return found
+
+
+def _access(v: Mapping[str, Any]) -> AccessOptions:
+    oidc = None
+    if v["oidc_issuer"] is not None:
+        client = v["oidc_client_id"] or ""
+        audience = v["oidc_audience"] or ((client,) if client else ())
+        oidc = OidcOptions(
+            v["oidc_issuer"],
+            audience,
+            client_id=client,
+            algorithms=v["oidc_algorithms"],
+            groups_claim=v["oidc_groups_claim"],
+        )
+    return AccessOptions(v["access_max_stale"], frozenset(v["platform_admins"]), oidc)
 
 
 def _authorities(file: Path | None) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from junctor import names
+from services.access.options import ALGORITHMS
 from services.runtime.addresses import Network
 from services.runtime.auth import Secret
 from services.runtime.collector import fields
@@ -285,11 +286,29 @@ def _host_and_port(value: str) -> str:
     return f"{name}:{whole(1, 65_535)(number)}"
 
 
-def auth_mode(value: Any) -> str:
-    """Only ``off``: keys and roles are not part of this release."""
-    if not isinstance(value, str) or value.strip().lower() != "off":
-        raise ValueError('must be "off": this release has no other')
-    return "off"
+def names_or_none(value: Any) -> tuple[str, ...]:
+    """Words divided by commas (a list in TOML)."""
+    given = value.split(",") if isinstance(value, str) else value
+    found = [str(word).strip() for word in given] if isinstance(given, list) else [""]
+    if not all(word and word.isprintable() for word in found):
+        raise ValueError("must be names, divided by commas")
+    return tuple(dict.fromkeys(found))
+
+
+def issuer(value: Any) -> str:
+    """The URL of an OIDC issuer, as its tokens have it."""
+    parts = urlsplit(value) if isinstance(value, str) else urlsplit("")
+    if parts.scheme not in ("https", "http") or not parts.hostname or parts.query or parts.fragment or parts.username:
+        raise ValueError("must be the URL of the issuer: https://…, without query and fragment")
+    return str(value)
+
+
+def algorithms(value: Any) -> tuple[str, ...]:
+    """Asymmetric algorithms of JSON Web Signatures, divided by commas."""
+    found = names_or_none(value)
+    if not set(found) <= set(ALGORITHMS):
+        raise ValueError(f"must be some of {', '.join(ALGORITHMS)}")
+    return found
 
 
 def share(value: Any) -> float:
@@ -529,9 +548,45 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "Seconds between discoveries of READY providers; others are retried every 2 s rising to 10 s.",
     ),
     Setting("default_workspace", workspace, "default", "Workspace of the plain `/v1`."),
-    Setting("auth", auth_mode, "off", "Keys and roles. Only `off` in this release, for loopback addresses."),
+    Setting(
+        "auth",
+        one_of("off", "on"),
+        "off",
+        "`on`: every caller shows a key or a token, and may do what its roles allow. `off` is for loopback addresses.",
+        "--auth",
+    ),
     Setting("admin_key", secret, None, "A key that may do everything, chosen by you; a new value replaces it."),
     Setting("admin_key_file", path, None, "File with that key."),
+    Setting(
+        "access_max_stale",
+        seconds,
+        86_400.0,
+        "Seconds for which keys and roles are good without hearing from access-control; then nobody is let in.",
+    ),
+    Setting(
+        "platform_admins",
+        names_or_none,
+        (),
+        "Subjects, e-mail addresses and `group:<name>` that may do everything.",
+        shown_default="none",
+    ),
+    Setting("oidc_issuer", issuer, None, "URL of the OIDC issuer whose tokens are taken.", shown_default="off"),
+    Setting(
+        "oidc_audience",
+        names_or_none,
+        (),
+        "What a token's `aud` must have one of.",
+        shown_default="`JUNCTOR_OIDC_CLIENT_ID`",
+    ),
+    Setting("oidc_client_id", text, None, "Client that browsers and command lines log in as."),
+    Setting(
+        "oidc_algorithms",
+        algorithms,
+        ("RS256", "ES256"),
+        "Algorithms that tokens may be signed with.",
+        shown_default="`RS256,ES256`",
+    ),
+    Setting("oidc_groups_claim", text, "groups", "Claim with the names of a user's groups."),
     Setting("audit_retention", whole(1, 36_500), 90, "Days that the record of writes and refused calls goes back."),
     Setting(
         "tls_cert_file",

@@ -20,7 +20,7 @@ from typing import Any
 
 from services.assembly import REGISTRIES, ROUTER, Node
 from services.runtime.admin_http import AdminServer
-from services.runtime.auth import Secret, load_or_create_token
+from services.runtime.auth import Secret, load_or_create_token, own_credential
 from services.runtime.debugging import Debugging
 from services.runtime.failures import CannotStart
 from services.runtime.http_server import listen_group
@@ -76,6 +76,11 @@ class Supervisor:
         self._stopping = False
         self._scrapes = 0
         self._rolling = asyncio.Lock()
+
+    @property
+    def own_credential(self) -> Secret:
+        """What this process shows at its own edge."""
+        return own_credential(self._token)
 
     @property
     def secrets(self) -> Sequence[Secret]:

@@ -87,6 +87,10 @@ class _ErrorReasonEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_ErrorReas
     A write that fails so may have been done all the same: repeat it with the same request_id, or read first.
     UNAVAILABLE with RetryInfo.
     """
+    ERROR_REASON_LIMIT_EXCEEDED: _ErrorReason.ValueType  # 30
+    """The caller used what its key or workspace may use: metadata "limit", "allowed", "used" and "reset" (seconds) say
+    which limit and when there is more. RESOURCE_EXHAUSTED with RetryInfo.
+    """
 
 class ErrorReason(_ErrorReason, metaclass=_ErrorReasonEnumTypeWrapper):
     """The reason in the google.rpc.ErrorInfo of every failed call. Its domain is "junctor" when junctor itself
@@ -158,5 +162,9 @@ ERROR_REASON_STORE_UNAVAILABLE: ErrorReason.ValueType  # 29
 """The service's database refuses for now: metadata "cause" is "full", "io_error", "busy" or "unreachable".
 A write that fails so may have been done all the same: repeat it with the same request_id, or read first.
 UNAVAILABLE with RetryInfo.
+"""
+ERROR_REASON_LIMIT_EXCEEDED: ErrorReason.ValueType  # 30
+"""The caller used what its key or workspace may use: metadata "limit", "allowed", "used" and "reset" (seconds) say
+which limit and when there is more. RESOURCE_EXHAUSTED with RetryInfo.
 """
 Global___ErrorReason: _TypeAlias = ErrorReason  # noqa: Y015

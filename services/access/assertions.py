@@ -17,7 +17,7 @@ import msgspec
 from junctor.errors import Unauthenticated
 from services.access.identity import Caller, Identity, Kind
 from services.access.roles import Permission
-from services.runtime.auth import Secret
+from services.runtime.auth import Secret, own_credential
 
 LIFETIME = 60.0
 """Seconds for which an assertion is good."""
@@ -45,6 +45,7 @@ class Assertions:
 
     def __init__(self, token: Secret) -> None:
         self._key = hmac.digest(token.reveal().encode(), b"junctor caller assertion 1", "sha256")
+        self.own_credential = own_credential(token)
         self._written: dict[Identity, tuple[float, bytes]] = {}
         self._read: dict[bytes, tuple[float, Identity]] = {}
 

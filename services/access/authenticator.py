@@ -15,6 +15,7 @@ from services.access.identity import SERVICE, Caller, Identity, Kind
 from services.access.keeper import AccessKeeper
 from services.access.keys import is_key
 from services.access.oidc import OidcIssuer
+from services.runtime.auth import Secret
 
 _MOST = 10_000
 """Credentials that are kept."""
@@ -58,6 +59,8 @@ class Authenticator:
         """Return who shows a credential. Raises Unauthenticated, or NotReady: nothing can be told."""
         if (caller := self.known(credential)) is not None:
             return caller
+        if Secret(credential) == self.assertions.own_credential:
+            return SERVICE
         if not self.keeper.usable:
             raise NotReady(_STALE if self.keeper.loaded else _UNKNOWN, retry_after=1.0)
         caller = self._book.key(credential)

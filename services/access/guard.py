@@ -28,14 +28,17 @@ _NOT_SEEN = "NOT_SEEN"
 
 
 class Guard:
-    """The concern and the judge of one server."""
+    """The concern and the judge of one server, which is made before what they decide by: see :meth:`decide_by`."""
 
-    def __init__(
-        self, authenticator: Authenticator, token: Secret | None, peers: PeerRule, reporter: AuditReporter
-    ) -> None:
-        self._authenticator = authenticator
+    def __init__(self, token: Secret | None, peers: PeerRule) -> None:
         self._token = token
         self._peers = peers
+        self._authenticator: Authenticator
+        self._reporter: AuditReporter
+
+    def decide_by(self, authenticator: Authenticator, reporter: AuditReporter) -> None:
+        """Say what proves credentials and where refusals are told: once, before the server serves."""
+        self._authenticator = authenticator
         self._reporter = reporter
 
     @asynccontextmanager
@@ -60,8 +63,9 @@ class Guard:
     def judge(self, rpc: Rpc, message: Any) -> None:
         """Refuse what the caller's role is too low for. Raises PermissionDenied, ResourceNotFound."""
         rule, info = POLICY.get(rpc.path), current_call()
-        if rule is None or rule.where is not Where.WORKSPACE or info is None or not isinstance(info.principal, Caller):
-            return
+        judged = rule is not None and rule.where is Where.WORKSPACE and not isinstance(message, bytes)
+        if not judged or rule is None or info is None or not isinstance(info.principal, Caller):
+            return  # bytes are relayed to the process that has the service, with who calls
         caller = info.principal
         workspace = workspace_of(rule, message)
         if not workspace:

@@ -55,8 +55,12 @@ class AccessKeeper:
         self._saved = (0, 0.0)
         self._heard_before = 0.0
         """UNIX time at which what was loaded was last true."""
-        self._keys: Follower[pb.KeyRecord] = Follower("keys", self._stub.WatchKeyRecords, self.book.keys)
-        self._members: Follower[pb.Member] = Follower("members", self._stub.WatchMembers, self.book.members)
+        self._keys: Follower[pb.KeyRecord] = Follower(
+            "keys", access_control.shown(self._stub.WatchKeyRecords), self.book.keys
+        )
+        self._members: Follower[pb.Member] = Follower(
+            "members", access_control.shown(self._stub.WatchMembers), self.book.members
+        )
         self._asking: asyncio.Task[None] | None = None
         self._asked_at = 0.0
         self._tasks = Tasks("access")
@@ -78,16 +82,20 @@ class AccessKeeper:
             await asyncio.to_thread(self._file.save, self.snapshot())
 
     @property
+    def synced(self) -> bool:
+        """Tell whether access_control itself has said everything once."""
+        return self._keys.synced.is_set() and self._members.synced.is_set()
+
+    @property
     def loaded(self) -> bool:
-        """Tell whether there is a book at all: from access_control, or from disk."""
-        return self._heard_before > 0 or (self._keys.synced.is_set() and self._members.synced.is_set())
+        """Tell whether there is a book at all: from access_control, from disk, or from another process."""
+        return self._heard_before > 0 or self.synced
 
     @property
     def heard_at(self) -> float:
         """UNIX time at which the book was last known to be true; 0: never."""
         heard = [self._keys.last_heard, self._members.last_heard]
-        synced = self._keys.synced.is_set() and self._members.synced.is_set()
-        if not synced or None in heard:
+        if not self.synced or None in heard:
             return self._heard_before
         ago = asyncio.get_running_loop().time() - min(at for at in heard if at is not None)
         return max(self._heard_before, time.time() - ago)
@@ -163,6 +171,6 @@ class AccessKeeper:
             await asyncio.sleep(_SAVE_AFTER)
             generation, at = self._saved
             due = self.book.generation != generation or time.time() - at > _SAVE_EVERY
-            if due and self._keys.synced.is_set() and self._members.synced.is_set():
+            if due and self.synced:
                 self._saved = (self.book.generation, time.time())
                 await asyncio.to_thread(self._file.save, self.snapshot())

@@ -12,19 +12,16 @@ import logging
 import ssl
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 import httpx
 import jwt
 
-from junctor.errors import Unauthenticated
 from services.access.credentials import invalid
 from services.access.identity import Identity, Kind
+from services.access.options import ALGORITHMS, OidcOptions
 from services.access.roles import SCOPE_PREFIX, narrowed
 
-ALGORITHMS = ("RS256", "RS384", "RS512", "PS256", "PS384", "PS512", "ES256", "ES384", "ES512", "EdDSA")
-"""What may be allowed: with a symmetric algorithm the issuer's public key would be a signing key."""
 DISCOVERY = "/.well-known/openid-configuration"
 _FETCH_SECONDS = 5.0
 _REFRESH_SECONDS = 600.0
@@ -38,30 +35,14 @@ _MOST_BYTES = 1024 * 1024
 _log = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, slots=True)
-class OidcOptions:
-    """Whose tokens are taken, and what they have to say."""
-
-    issuer: str
-    """URL, exactly as tokens have it in ``iss``."""
-    audience: tuple[str, ...]
-    """Values of ``aud`` of which a token needs one."""
-    client_id: str = ""
-    """What browsers and command lines log in as; told by the discovery of auth."""
-    algorithms: tuple[str, ...] = ("RS256", "ES256")
-    groups_claim: str = "groups"
-    skew: float = 60.0
-    """Seconds that the issuer's clock may differ."""
-
-
 class OidcIssuer:
-    """Verifies tokens. :meth:`verify` in the loop that made it; ``tls`` None: the system's authorities."""
+    """Verifies tokens. :meth:`verify` in the loop that made it; ``authorities``: PEM, empty for the system's."""
 
-    def __init__(self, options: OidcOptions, *, tls: ssl.SSLContext | None = None) -> None:
+    def __init__(self, options: OidcOptions, *, authorities: str = "") -> None:
         self.options = options
         self.endpoints: Mapping[str, str] = {}
         """``authorization_endpoint``, ``token_endpoint`` … as the issuer publishes them, once they were read."""
-        self._tls = tls
+        self._authorities = authorities
         self._keys: dict[str, jwt.PyJWK] = {}
         self._fetched_at = 0.0
         self._tried_at = 0.0
@@ -141,7 +122,9 @@ class OidcIssuer:
         issuer = self.options.issuer
         try:
             async with httpx.AsyncClient(
-                verify=self._tls or ssl.create_default_context(), timeout=_FETCH_SECONDS, trust_env=False
+                verify=ssl.create_default_context(cadata=self._authorities or None),
+                timeout=_FETCH_SECONDS,
+                trust_env=False,
             ) as client:
                 found = await _json(client, issuer.rstrip("/") + DISCOVERY)
                 if found.get("issuer") != issuer:
@@ -186,6 +169,3 @@ def _usable(keys: Mapping[str, Any]) -> dict[str, jwt.PyJWK]:
         except (jwt.PyJWTError, ValueError, KeyError, TypeError):
             _log.warning("a key of the OIDC issuer is not understood", extra={"kid": str(entry.get("kid", ""))[:100]})
     return usable
-
-
-__all__ = ["ALGORITHMS", "OidcIssuer", "OidcOptions", "Unauthenticated"]

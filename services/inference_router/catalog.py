@@ -76,12 +76,12 @@ class CatalogKeeper:
         self.secrets = SecretValues(provider_registry, on_change=self._secret_changed)
         self.providers: Follower[pb.Provider] = Follower(
             "providers",
-            self._stub.WatchProviders,
+            provider_registry.shown(self._stub.WatchProviders),
             _Providers(self),
         )
         self.virtual_models: Follower[vpb.VirtualModel] = Follower(
             "virtual models",
-            virtual_models_pb2_grpc.VirtualModelsStub(model_registry.channel).WatchVirtualModels,
+            model_registry.shown(virtual_models_pb2_grpc.VirtualModelsStub(model_registry.channel).WatchVirtualModels),
             _VirtualModels(self),
         )
 

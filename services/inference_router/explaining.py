@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING
 from junctor import names
 from junctor.errors import MalformedRequest
 from junctor.v1 import inference_router_pb2 as pb
+from services.access.identity import Caller
 from services.inference_router import resolution, routing
 from services.inference_router.catalog import CatalogKeeper
 from services.inference_router.ledger import Ledger
 from services.inference_router.revisions import wait_for
 from services.inference_router.routing import ATTEMPT_CAP
-from services.inference_router.snapshot import Candidate, Provider, VirtualModel
-from services.runtime.exchange import Route
+from services.inference_router.snapshot import Candidate, Catalog, Provider, VirtualModel
+from services.runtime.exchange import Call, Route
 
 if TYPE_CHECKING:
     from services.inference_router.router import Router
@@ -35,19 +36,21 @@ _DETAILS = {
 }
 
 
-async def explain(router: Router, keeper: CatalogKeeper, request: pb.ExplainRouteRequest) -> pb.ExplainRouteResponse:
-    """Decide as a call would, without making it or counting it."""
+async def explain(
+    router: Router, keeper: CatalogKeeper, request: pb.ExplainRouteRequest, caller: Caller
+) -> pb.ExplainRouteResponse:
+    """Decide as a call of the caller would, without making it or counting it."""
     options = request.options
     if options.min_revision:
         wait = options.timeout.ToNanoseconds() / 1e9 if options.HasField("timeout") else None
         await wait_for(keeper, options.min_revision, wait)
+    catalog = router.permissions.catalog(caller)
     if request.WhichOneof("target") == "provider":
-        return pinned_decision(
-            router.ledger,
-            keeper,
-            resolution.provider_of(keeper.catalog, request.provider.workspace, request.provider.name),
-        )
-    virtual_model = _look_up(keeper, request)
+        asked = request.provider
+        call = Call(Route.PROVIDER, asked.workspace, asked.name, "POST", b"")
+        return pinned_decision(router.ledger, keeper, router.permissions.provider(caller, call))
+    virtual_model = _look_up(catalog, request)
+    router.permissions.check_model(caller, virtual_model.workspace, virtual_model.name)
     found = resolution.expand(keeper.catalog, virtual_model)  # also when a call would find every candidate refused
     turn = router.ledger.peek_turn(names.join(virtual_model.workspace, virtual_model.name))
     ordered = routing.order(found, router.conditions(options.session_id, turn=turn))
@@ -83,8 +86,7 @@ def _blank(keeper: CatalogKeeper, attempt_cap: int) -> pb.ExplainRouteResponse:
     return answer
 
 
-def _look_up(keeper: CatalogKeeper, request: pb.ExplainRouteRequest) -> VirtualModel:
-    catalog = keeper.catalog
+def _look_up(catalog: Catalog, request: pb.ExplainRouteRequest) -> VirtualModel:
     match request.WhichOneof("target"):
         case "openai":
             return resolution.look_up(catalog, Route.OPENAI, request.openai.workspace, model=request.body_model)

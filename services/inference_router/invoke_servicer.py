@@ -33,8 +33,9 @@ class InvokeServicer:
     ) -> AsyncIterator[router_pb.InvokeResponse]:
         """Pass one call to a provider."""
         call = frames.call_of(request)
-        if not call.request_id and (info := current_call()) is not None:
-            call.request_id = info.request_id
+        if (info := current_call()) is not None:
+            call.principal = info.principal
+            call.request_id = call.request_id or info.request_id
         cap_by_deadline(call, context)
         sink = BufferedSink()
         task = start(self._invoker, call, sink, context)

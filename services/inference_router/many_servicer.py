@@ -144,6 +144,8 @@ class _Carrier:
         try:
             call = frames.call_of(request)
             call.request_id = request_id
+            if (info := current_call()) is not None:
+                call.principal = info.principal
             await self._invoker.invoke(call, served)
         except JunctorError as error:
             code = status.code_of(error)

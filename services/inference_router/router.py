@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from junctor import names
 from junctor.errors import CredentialUnavailable, NotFound, Unavailable
+from services.access.identity import NOBODY, Caller
 from services.inference_router import resolution, routing
 from services.inference_router.attempts import LARGE, Attempts, Observer, Plan
 from services.inference_router.catalog import CatalogKeeper
@@ -19,6 +20,7 @@ from services.inference_router.discoveries import Discoveries
 from services.inference_router.explaining import decision, pinned_decision
 from services.inference_router.flights import Flight, Flights
 from services.inference_router.ledger import Counted, Ledger, Observed
+from services.inference_router.permission import Permissions
 from services.inference_router.receipts import record
 from services.inference_router.requests import CallBody, RequestMaker, impatient, read_call_body
 from services.inference_router.revisions import DEFAULT_WAIT, wait_for
@@ -56,8 +58,10 @@ class Router:
         figures: Figures,
         *,
         seed: Callable[[], int] = lambda: random.getrandbits(64),
+        permissions: Permissions | None = None,
     ) -> None:
         self._keeper = keeper
+        self.permissions = permissions or Permissions(keeper)
         self._client = client
         self._figures = figures
         self._requests = RequestMaker(figures.timers, figures.request_headers)
@@ -78,23 +82,28 @@ class Router:
         if self.tracer is not None:
             flight.trace = self.tracer.begin(call)
         try:
-            outcome = await self._serve(call, sink, flight)
+            if not self.permissions.enforced:
+                outcome = await self._serve(call, sink, flight, NOBODY)
+            else:
+                caller = await self.permissions.admit(call)
+                with self.permissions.slot(caller):
+                    outcome = await self._serve(call, sink, flight, caller)
         except BaseException as error:
             self.flights.fail(flight, error)
             raise
         self.flights.end(flight, outcome)
         return outcome
 
-    async def _serve(self, call: Call, sink: Sink, flight: Flight) -> Outcome:
+    async def _serve(self, call: Call, sink: Sink, flight: Flight, caller: Caller) -> Outcome:
         started = self._loop.time()
         if call.min_revision:
             await self._catch_up(call)
         if call.route is Route.PROVIDER:
-            plan, observer, total = self._pinned(call)
+            plan, observer, total = self._pinned(call, caller)
         else:
             body = read_call_body(call) if len(call.body) <= LARGE else await asyncio.to_thread(read_call_body, call)
             flight.streams = body.facts is not None and body.facts.stream
-            plan, observer, total = self._routed(call, body, flight)
+            plan, observer, total = self._routed(call, body, flight, caller)
         flight.observer = observer
         observer.until = started + total
         if call.may_ping:
@@ -145,9 +154,12 @@ class Router:
             full=self.ledger.slots.full,
         )
 
-    def _routed(self, call: Call, body: CallBody, flight: Flight) -> tuple[Plan, Observer, float]:
+    def _routed(self, call: Call, body: CallBody, flight: Flight, caller: Caller) -> tuple[Plan, Observer, float]:
         """Plan a call by model."""
-        found = self._resolve(call, body.model)
+        if caller is NOBODY:
+            found = self._resolve(call, body.model)
+        else:
+            found = self.permissions.resolve(caller, call, body.model, lambda: self._resolve(call, body.model))
         virtual_model = found.virtual_model
         flight.virtual_model = ref = names.join(virtual_model.workspace, virtual_model.name)
         turn = self.ledger.turn(ref)
@@ -194,9 +206,9 @@ class Router:
             self._resolved[key] = found
         return found
 
-    def _pinned(self, call: Call) -> tuple[Plan, Observer, float]:
+    def _pinned(self, call: Call, caller: Caller) -> tuple[Plan, Observer, float]:
         """Plan a call by provider: one attempt, the provider's own answer, nothing learned from it."""
-        provider = resolution.provider_of(self._keeper.catalog, call.workspace, call.name)
+        provider = self.permissions.provider(caller, call)
         candidate = Candidate(provider, "", "")
         plan = Plan(
             candidates=(candidate,),

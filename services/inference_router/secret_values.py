@@ -40,7 +40,7 @@ class SecretValues:
         self._fetching: dict[Key, asyncio.Task[None]] = {}
         self._tasks = Tasks("secret values")
         stub = secrets_pb2_grpc.SecretStoreStub(provider_registry.channel)
-        self.follower: Follower[pb.Secret] = Follower("secrets", stub.WatchSecrets, self)
+        self.follower: Follower[pb.Secret] = Follower("secrets", provider_registry.shown(stub.WatchSecrets), self)
 
     def want(self, secrets: Collection[Key], user: Key) -> dict[Key, str]:
         """Return the values that are known; the others are fetched, and ``user`` hears of each.

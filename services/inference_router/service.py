@@ -13,11 +13,13 @@ from google.protobuf.message import DecodeError
 
 from junctor.channel import Peer
 from junctor.v1 import inference_pb2_grpc, inference_router_pb2_grpc, router_peers_pb2_grpc
+from services.access.process import ProcessAccess
 from services.inference_router.catalog import CatalogKeeper
 from services.inference_router.catalog_file import CatalogFile, SavedCatalog
 from services.inference_router.catalog_parts import ProviderPart, VirtualModelPart
 from services.inference_router.peer_copies import Open, PeerCopies, PeerName
 from services.inference_router.peers_servicer import PeersServicer
+from services.inference_router.permission import Permissions
 from services.inference_router.router import Figures, Router
 from services.inference_router.router_metrics import RouterMetrics
 from services.inference_router.servicer import RouterServicer
@@ -75,6 +77,8 @@ class RouterOptions:
     """Other routers, to begin with a copy of what they serve from."""
     open_peer: Open | None = None
     """Opens a channel to one of them."""
+    access: ProcessAccess | None = field(kw_only=True)
+    """Who may call what; None: auth is off. Without a default: to forget it would open every door."""
     more_parts: Sequence[StatePart] = ()
     """What travels between routers besides the catalog. Not ready before all of it is there."""
 
@@ -99,7 +103,9 @@ class InferenceRouterService:
             ping_seconds=options.ping_seconds,
             queue_limit=options.queue_limit,
         )
-        self._router = Router(self._keeper, self._client, figures)
+        access = options.access
+        permissions = Permissions(self._keeper, access.authenticator, access.reporter) if access else None
+        self._router = Router(self._keeper, self._client, figures, permissions=permissions)
         self._metrics = RouterMetrics(self._router, self._keeper)
         self._keeper.on_health_reset = self._router.ledger.reset
         self._keeper.on_provider = self._router.ledger.provider_changed
@@ -111,6 +117,7 @@ class InferenceRouterService:
             ProviderPart(self._keeper),
             VirtualModelPart(self._keeper),
             *options.more_parts,
+            *((access.part,) if access else ()),
         )
         self._giver = PeersServicer(self._parts, ready=self._whole)
         self._copies: PeerCopies | None = None

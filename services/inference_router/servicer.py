@@ -8,6 +8,7 @@ from junctor import names
 from junctor.errors import CredentialUnavailable, InvalidField, NoRoute, ResourceNotFound, ResourceRef
 from junctor.v1 import inference_router_pb2 as pb
 from junctor.v1.inference_router_pb2_grpc import InferenceRouterServicer
+from services.access.identity import NOBODY, Caller
 from services.inference_router import resolution
 from services.inference_router.catalog import CatalogKeeper
 from services.inference_router.explaining import explain
@@ -15,6 +16,7 @@ from services.inference_router.many_servicer import ManyServicer
 from services.inference_router.router import Router
 from services.inference_router.snapshot import AdminState, Catalog, Provider, VirtualModel
 from services.runtime.exchange import Route
+from services.runtime.interceptors import current_call
 
 
 class RouterServicer(ManyServicer, InferenceRouterServicer):
@@ -28,15 +30,16 @@ class RouterServicer(ManyServicer, InferenceRouterServicer):
 
     async def ListServedModels(self, request: pb.ListServedModelsRequest, context: Any) -> pb.ListServedModelsResponse:
         everywhere = request.all_workspaces or request.plain
-        catalog = self._keeper.catalog
+        caller = _caller()
+        catalog = self._router.permissions.catalog(caller)
         found = resolution.served_models(catalog, None if everywhere else request.workspace)
-        models = [_served(catalog, virtual_model) for virtual_model in found]
+        models = [_served(catalog, each) for each in found if caller.may_call(each.workspace, each.name)]
         if request.plain:
-            models += self._vendor_names(catalog)
+            models += self._vendor_names(catalog, caller)
         return pb.ListServedModelsResponse(models=models)
 
     async def ProviderReady(self, request: pb.ProviderReadyRequest, context: Any) -> pb.ProviderReadyResponse:
-        catalog = self._keeper.catalog
+        catalog = self._router.permissions.catalog(_caller())
         provider = catalog.providers.get((request.workspace, request.name))
         if provider is None:
             ref = names.join(request.workspace, request.name)
@@ -45,9 +48,9 @@ class RouterServicer(ManyServicer, InferenceRouterServicer):
         return pb.ProviderReadyResponse(ready=not reason, host_url=self._keeper.host_url(provider), reason=reason)
 
     async def ExplainRoute(self, request: pb.ExplainRouteRequest, context: Any) -> pb.ExplainRouteResponse:
-        return await explain(self._router, self._keeper, request)
+        return await explain(self._router, self._keeper, request, _caller())
 
-    def _vendor_names(self, catalog: Catalog) -> list[pb.ServedModel]:
+    def _vendor_names(self, catalog: Catalog, caller: Caller) -> list[pb.ServedModel]:
         """List the upstream ids that plain ``/v1`` resolves: those of one entity of the default workspace."""
         workspace = self._default_workspace
         listed = []
@@ -57,6 +60,8 @@ class RouterServicer(ManyServicer, InferenceRouterServicer):
             except (InvalidField, NoRoute, CredentialUnavailable):
                 continue
             virtual_model = found.virtual_model
+            if not caller.may_call(virtual_model.workspace, virtual_model.name):
+                continue
             if upstream_id not in (virtual_model.name, names.join(virtual_model.workspace, virtual_model.name)):
                 listed.append(
                     pb.ServedModel(
@@ -68,6 +73,11 @@ class RouterServicer(ManyServicer, InferenceRouterServicer):
                     )
                 )
         return listed
+
+
+def _caller() -> Caller:
+    info = current_call()
+    return info.principal if info is not None and isinstance(info.principal, Caller) else NOBODY
 
 
 def not_ready(catalog: Catalog, provider: Provider) -> str:

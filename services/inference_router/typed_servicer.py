@@ -96,6 +96,7 @@ class TypedServicer(InferenceServicer):
             default_workspace=self._default_workspace,
             request_id=info.request_id if info is not None else uuid.uuid4().hex,
         )
+        call.principal = None if info is None else info.principal
         cap_by_deadline(call, context)
         return call
 

@@ -27,11 +27,12 @@ class KnownHeaders(Headers):
     Whoever makes something of the same head again and again keeps it here; it lives as long as the head is known.
     """
 
-    __slots__ = ("content_type", "upstream")
+    __slots__ = ("content_type", "credential", "upstream")
 
     def __init__(self, fields: Iterable[tuple[bytes, bytes]]) -> None:
         super().__init__(fields)
         self.content_type: bytes | None = None
+        self.credential: str | None = None
         self.upstream: dict[str, tuple[object, Any]] = {}
         """By provider (``workspace/name``): the provider as it was, and the head that it is sent."""
 

@@ -63,6 +63,8 @@ def request_of(call: Call) -> router_pb.InvokeRequest:
             request.model.workspace, request.model.name = call.workspace, call.name
         case Route.PROVIDER:
             request.provider.workspace, request.provider.name = call.workspace, call.name
+    if call.assertion:
+        request.caller = call.assertion
     return request
 
 
@@ -84,6 +86,7 @@ def call_of(request: router_pb.InvokeRequest) -> Call:
         headers=_request_headers_from(request.headers),
         body=request.body,
         request_id=request.request_id,
+        assertion=request.caller,
     )
     apply_options(call, request.options)
     return call

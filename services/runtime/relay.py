@@ -5,14 +5,14 @@ Errors arrive as they left. Deadlines, request ids and cancellation are passed o
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import aclosing
 from typing import Any
 
 import grpc
 from google.protobuf.descriptor import MethodDescriptor, ServiceDescriptor
 
-from junctor.channel import Peer
+from junctor.channel import CALLER, Peer
 from services.runtime.peer_health import PeerHealth
 from services.runtime.server import GrpcServer
 from services.runtime.tasks import Tasks
@@ -21,7 +21,11 @@ from services.runtime.tasks import Tasks
 class Relay:
     """The services of one peer; ready while the peer says that the first of them is."""
 
-    def __init__(self, peer: Peer, services: Sequence[ServiceDescriptor]) -> None:
+    def __init__(
+        self, peer: Peer, services: Sequence[ServiceDescriptor], *, on_behalf: Callable[[], str] = lambda: ""
+    ) -> None:
+        """``on_behalf`` writes who makes the call that is served, for the peer."""
+        self._on_behalf = on_behalf
         self._peer = peer
         self._services = tuple(services)
         self._health = PeerHealth(peer, services[0].full_name)
@@ -52,12 +56,14 @@ class Relay:
             call: Any = self._peer.channel.unary_unary(path)
 
             async def unary(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+                CALLER.set(self._on_behalf())  # grpc runs every call in a context of its own
                 return await self._peer.call(call, request, timeout=context.time_remaining())
 
             return grpc.unary_unary_rpc_method_handler(unary)
         stream_call: Any = self._peer.channel.unary_stream(path)
 
         async def stream(request: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> AsyncIterator[bytes]:
+            CALLER.set(self._on_behalf())
             answers = self._peer.stream(stream_call, request, timeout=context.time_remaining())
             async with aclosing(answers):  # type: ignore[type-var]
                 async for message in answers:

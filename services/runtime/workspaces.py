@@ -40,7 +40,9 @@ class WorkspaceList:
         self._ids: dict[str, str] = {}
         self._gone: frozenset[str] = frozenset()
         self._on_change = on_change
-        self.follower: Follower[pb.Workspace] = Follower("workspaces", self._stub.WatchWorkspaces, self)
+        self.follower: Follower[pb.Workspace] = Follower(
+            "workspaces", access_control.shown(self._stub.WatchWorkspaces), self
+        )
 
     @property
     def names(self) -> frozenset[str]:

@@ -126,7 +126,8 @@ async def _prepare(node: Site, settings: Settings, demo: RunningDemo | None) -> 
     url = reachable_url(settings.edge.host, node.http_port, scheme="https" if tls else "http")
     verify: ssl.SSLContext | bool = own_tls.trusting(tls) if tls else True
     own = {node.http_port, node.grpc_port, settings.admin_port or 0} | ({demo.port} if demo else set())
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=10, verify=verify) as client:
+    shown = {"authorization": f"Bearer {node.own_credential.reveal()}"} if settings.auth.on else {}
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=10, verify=verify, headers=shown) as client:
         await _until_ready(client)
         found: Sequence[str] = ()
         registered = demo is not None and await _registered(client, demo.url)
@@ -142,6 +143,7 @@ async def _prepare(node: Site, settings: Settings, demo: RunningDemo | None) -> 
         certificate=str(tls.certificate.absolute()) if tls else "",
         data_dir=str(settings.data_dir.absolute()),
         models=models,
+        auth=settings.auth.on,
         detected=found,
         version=version("junctor"),
         program=program_name(shutil.which("junctor"), Path(sys.argv[0]), Path.cwd()),

@@ -120,6 +120,7 @@ async def test_a_snapshot_of_virtual_models_replaces_all() -> None:
 
 def options(**more: object) -> RouterOptions:
     return RouterOptions(
+        access=None,
         networks=AddressPolicy.parse("loopback"),
         connect_timeout=5,
         first_byte_timeout=20,

@@ -71,6 +71,7 @@ async def router(
     server = create_server(policy={"junctor.v1.RouterPeers": Access.INTERNAL}, token=TOKEN)
     port = server.bind("127.0.0.1", 0)
     options = RouterOptions(
+        access=None,
         networks=AddressPolicy.parse("loopback"),
         connect_timeout=5,
         first_byte_timeout=20,
