@@ -86,19 +86,25 @@ def open_tls_channel(
 class RenewedChannel(grpc.aio.Channel):
     """A channel that can be exchanged under its stubs: calls begin on the newest, and end where they began."""
 
-    def __init__(self, make: Callable[[], grpc.aio.Channel]) -> None:
+    def __init__(self, make: Callable[[], grpc.aio.Channel], *, leave_seconds: float = _LEAVE_SECONDS) -> None:
         self._make = make
+        self._leave_seconds = leave_seconds
         self.current = make()
         """The channel on which calls begin."""
         self._renewed = asyncio.Event()
         self._leaving: set[asyncio.Task[None]] = set()
+
+    @property
+    def leaving(self) -> int:
+        """How many channels of before still have calls."""
+        return len(self._leaving)
 
     def renew(self) -> None:
         """Let calls begin on a new channel; the one before is closed after its last call."""
         old, self.current = self.current, self._make()
         self._renewed.set()
         self._renewed = asyncio.Event()
-        task = asyncio.get_running_loop().create_task(_leave(old))
+        task = asyncio.get_running_loop().create_task(_leave(old, self._leave_seconds))
         self._leaving.add(task)
         task.add_done_callback(self._leaving.discard)
 
@@ -172,10 +178,10 @@ class _Late:
         return self._bound(*arguments, **options)
 
 
-async def _leave(channel: grpc.aio.Channel) -> None:
+async def _leave(channel: grpc.aio.Channel, seconds: float) -> None:
     """Close a channel after its last call. None is cancelled: its reader would take that for its own cancellation."""
     try:
-        await asyncio.sleep(_LEAVE_SECONDS)
+        await asyncio.sleep(seconds)
         await channel.close(_FOR_EVER)
     except asyncio.CancelledError:
         await channel.close()
