@@ -33,7 +33,7 @@ from services.runtime import journal
 from services.runtime.changes import METADATA, Feed
 from services.runtime.filter_sql import compile_filter
 from services.runtime.incarnations import Incarnations, Place, in_place, shown
-from services.runtime.interceptors import current_call
+from services.runtime.interceptors import current_call, sees
 from services.runtime.paging import ListQuery, Page, order_clause, page_of
 from services.runtime.tail import Change
 
@@ -186,9 +186,10 @@ class ResourceStore(Generic[M]):
         return found
 
     async def fetch(self, tx: AsyncConnection, workspace: str, name: str) -> M:
-        """Return one resource as ``tx`` sees it. Raises ResourceNotFound."""
+        """Return one resource as ``tx`` sees it. Raises ResourceNotFound, also for what is not there for the caller."""
         storable = self.kind.is_name(name) and "\0" not in workspace  # PostgreSQL takes no NUL
-        found = await self.find(tx, workspace, name) if storable else None
+        there = storable and sees(name if self.kind.lies_in == "name" else workspace)
+        found = await self.find(tx, workspace, name) if there else None
         if found is None:
             raise self.not_found(workspace, name)
         return found

@@ -17,6 +17,7 @@ from junctor.v1 import workspaces_pb2 as pb
 from junctor.v1 import workspaces_pb2_grpc
 from services.runtime.following import Follower
 from services.runtime.incarnations import Place
+from services.runtime.interceptors import sees
 
 _ASK_SECONDS = 2.0
 
@@ -77,6 +78,8 @@ class WorkspaceList:
         Returns its id as of now; for a listed workspace while access_control does not say ``workspace_id``: the one
         that the write is meant for, if that is known. One with another id does not exist.
         """
+        if not sees(workspace):
+            raise _missing(workspace)
         listed = workspace in self._ids
         if listed and not self.follower.connected:
             return workspace_id
@@ -97,9 +100,9 @@ class WorkspaceList:
 
     async def require_listed(self, workspace: str) -> None:
         """Raise ResourceNotFound unless the workspace exists: for lists."""
-        if workspace in ("", names.ALL_WORKSPACES) or workspace in self._ids:
+        if workspace in ("", names.ALL_WORKSPACES) or (workspace in self._ids and sees(workspace)):
             return
-        if not await self._ask(workspace):
+        if not sees(workspace) or not await self._ask(workspace):
             raise ResourceNotFound(f"Workspace '{workspace}' not found", resource=ResourceRef("workspace", workspace))
 
     async def judge(self, places: Iterable[Place]) -> Judgement:
