@@ -76,10 +76,8 @@ def log_level(
 
     Exit codes: 0 done, 1 a process could not be asked or refused, 2 bad usage.
     """
-    body = (
-        None if not level else {"level": level, "logger": logger, **({} if seconds is None else {"seconds": seconds})}
-    )
-    _ask("log-level", body, admin, token_file)
+    body = {"level": level, "logger": logger} | ({} if seconds is None else {"seconds": seconds})
+    _ask("log-level", body if level else None, admin, token_file)
 
 
 @command.command("sampling")
@@ -122,7 +120,8 @@ def _ask(question: str, body: Any, admin: list[str] | None, token_file: str) -> 
     except Failure as failure:
         sys.stderr.write(f"junctor admin {question}: {failure}\n")
         raise typer.Exit(1) from None
-    sys.stdout.write(json.dumps(told, ensure_ascii=False, indent=2) + "\n")
+    if told:
+        sys.stdout.write(json.dumps(told, ensure_ascii=False, indent=2) + "\n")
     if failed:
         raise typer.Exit(1)
 
