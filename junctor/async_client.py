@@ -11,6 +11,7 @@ from junctor import config
 from junctor.records import Json
 from junctor.request import Request
 from junctor.resources import kinds
+from junctor.resources.access_awaited import AsyncAudit, AsyncKeys, AsyncMembers
 from junctor.resources.awaited import (
     AsyncModels,
     AsyncProviders,
@@ -77,6 +78,9 @@ class AsyncClient:
         self.models = AsyncModels(self._transport)
         self.inference = AsyncInference(self._transport)
         self.virtual_models = self.inference.virtual_models
+        self.keys = AsyncKeys(self._transport)
+        self.members = AsyncMembers(self._transport)
+        self.audit = AsyncAudit(self._transport)
 
     @property
     def grpc(self) -> AsyncGrpcInference:

@@ -12,6 +12,7 @@ from junctor import config
 from junctor.records import Json
 from junctor.request import Request
 from junctor.resources import kinds
+from junctor.resources.access_blocking import Audit, Keys, Members
 from junctor.resources.blocking import Models, Providers, Secrets, ServedModels, VirtualModels, Workspaces
 from junctor.resources.gateway_blocking import Gateway
 from junctor.retries import MAX_RETRIES, RetryPolicy
@@ -72,6 +73,9 @@ class Client:
         self.models = Models(self._transport)
         self.inference = Inference(self._transport)
         self.virtual_models = self.inference.virtual_models
+        self.keys = Keys(self._transport)
+        self.members = Members(self._transport)
+        self.audit = Audit(self._transport)
 
     @property
     def grpc(self) -> GrpcInference:

@@ -13,14 +13,14 @@ from services.runtime.resources import Kind, ResourceStore
 PRINCIPAL_LIMIT = 320
 """Characters: an e-mail address may have so many."""
 PRINCIPAL_RULE = (
-    f"must be 1 to {PRINCIPAL_LIMIT} printable characters without spaces: a subject, an e-mail address, "
+    f"must be 1 to {PRINCIPAL_LIMIT} printable characters without spaces at either end: a subject, an e-mail address, "
     f"'{GROUP_PREFIX}' and a name, or '{EVERYBODY}'"
 )
 
 
 def is_principal(text: str) -> bool:
     """Tell whether a text may name a member."""
-    fits = 0 < len(text) <= PRINCIPAL_LIMIT and text.isprintable() and not any(c.isspace() for c in text)
+    fits = 0 < len(text) <= PRINCIPAL_LIMIT and text.isprintable() and text == text.strip()
     return fits and text != GROUP_PREFIX
 
 

@@ -18,7 +18,7 @@ from junctor import config, errors, http_errors, urls
 from junctor.config import ConfigFile
 from junctor.records import Model, Provider
 from junctor.request import content, filter_text, segment, trailing
-from junctor.resources import awaited, blocking, gateway_awaited, gateway_blocking
+from junctor.resources import access_awaited, access_blocking, awaited, blocking, gateway_awaited, gateway_blocking
 from junctor.resources.kinds import changed_provider
 from junctor.retries import RetryPolicy, retry_after
 
@@ -198,6 +198,9 @@ TWINS = [
     (gateway_blocking.NamedRoute, gateway_awaited.AsyncNamedRoute),
     (gateway_blocking.OpenAiRoute, gateway_awaited.AsyncOpenAiRoute),
     (junctor.Client, junctor.AsyncClient),
+    (access_blocking.Keys, access_awaited.AsyncKeys),
+    (access_blocking.Members, access_awaited.AsyncMembers),
+    (access_blocking.Audit, access_awaited.AsyncAudit),
 ]
 
 
