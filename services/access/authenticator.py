@@ -7,6 +7,7 @@ revoked key is refused by the very next call.
 from __future__ import annotations
 
 import time
+from typing import TYPE_CHECKING
 
 from junctor.errors import NotReady
 from services.access.assertions import Assertions
@@ -14,8 +15,10 @@ from services.access.credentials import invalid
 from services.access.identity import SERVICE, Caller, Identity, Kind
 from services.access.keeper import AccessKeeper
 from services.access.keys import is_key
-from services.access.oidc import OidcIssuer
 from services.runtime.auth import Secret
+
+if TYPE_CHECKING:
+    from services.access.oidc import OidcIssuer
 
 _MOST = 10_000
 """Credentials that are kept."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from junctor.channel import Peer
 from services.access.assertions import Assertions, to_text
@@ -11,14 +11,16 @@ from services.access.audit import AuditReporter
 from services.access.authenticator import Authenticator
 from services.access.identity import Caller
 from services.access.keeper import AccessKeeper
-from services.access.oidc import OidcIssuer
-from services.access.options import AccessOptions
+from services.access.options import AccessOptions, OidcOptions
 from services.access.part import AccessPart
 from services.access.saved import BookFile
 from services.runtime.auth import Secret
 from services.runtime.interceptors import current_call
 from services.runtime.metrics import Family, Sample
 from services.runtime.tasks import Tasks
+
+if TYPE_CHECKING:
+    from services.access.oidc import OidcIssuer
 
 
 class ProcessAccess:
@@ -40,7 +42,7 @@ class ProcessAccess:
             access_control, book_file, max_stale=options.max_stale, admins=options.admins, saves=saves
         )
         self.assertions = Assertions(token)
-        self.oidc = None if options.oidc is None else OidcIssuer(options.oidc, authorities=authorities)
+        self.oidc = None if options.oidc is None else _issuer(options.oidc, authorities)
         self.authenticator = Authenticator(self.keeper, self.assertions, oidc=self.oidc)
         self.reporter = AuditReporter(access_control)
         self.part = AccessPart(self.keeper, book_file)
@@ -91,3 +93,9 @@ class ProcessAccess:
             Family("junctor_key_expiry_timestamp_seconds", "gauge", "When living keys end.", ends),
             Family("junctor_audit_dropped_total", "counter", "Refusals that the record had no room for.", dropped),
         ]
+
+
+def _issuer(options: OidcOptions, authorities: str) -> OidcIssuer:
+    from services.access.oidc import OidcIssuer  # most processes have none, and need no client for one
+
+    return OidcIssuer(options, authorities=authorities)
