@@ -118,7 +118,7 @@ def test_a_false_flag_is_a_given_flag() -> None:
         ("JUNCTOR_UPSTREAM_NETWORKS", "public,metadata"),
         ("JUNCTOR_UPSTREAM_NETWORKS", ","),
         ("JUNCTOR_DEFAULT_WORKSPACE", "Not A Name"),
-        ("JUNCTOR_AUTH", "on"),
+        ("JUNCTOR_AUTH", "perhaps"),
         ("JUNCTOR_HOP", "pigeon"),
         ("JUNCTOR_LOG_LEVEL", "loud"),
         ("JUNCTOR_LOG_FORMAT", "xml"),
