@@ -36,7 +36,7 @@ def fields(text: str) -> dict[str, Secret]:
     found = {}
     for each in text.split(","):
         name, separator, value = each.partition("=")
-        if not separator or not _TOKEN.fullmatch(name.strip()) or not unquote(value).strip().isprintable():
+        if not separator or not _TOKEN.fullmatch(name.strip()) or not unquote(value).isprintable():
             raise ValueError("must be name=value, divided by commas")
         found[name.strip().lower()] = Secret(unquote(value).strip())
     return found
