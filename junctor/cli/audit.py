@@ -52,7 +52,7 @@ _COLUMNS = (
     Column("REASON", _reason),
     Column("REQUEST", "request_id"),
 )
-_Filter = Annotated[str, typer.Option("--filter", help='Such as action="REFUSED" or JSON.', show_default=False)]
+_Filter = Annotated[str, typer.Option("--filter", help='Such as action:REFUSED or JSON.', show_default=False)]
 
 
 @app.command(

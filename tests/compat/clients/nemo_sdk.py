@@ -40,6 +40,18 @@ def crud(base_url: str, workspace: str, resource: str, create: dict[str, Any], c
     return seen
 
 
+def members(base_url: str, workspace: str, principal: str) -> Any:
+    """Add, list, change and remove one member; return each answer."""
+    methods: Any = _client(base_url, workspace).workspaces.members
+    return {
+        "created": _plain(methods.create(principal=principal, roles=["Editor"], wait_role_propagation=True)),
+        "listed": _plain(methods.list()),
+        "updated": _plain(methods.update(principal, roles=["Viewer", "Admin"], wait_role_propagation=False)),
+        "deleted": _plain(methods.delete(principal)),
+        "left": _plain(methods.list()),
+    }
+
+
 def fail(base_url: str, workspace: str, call: str, **args: Any) -> Any:
     """Make one call that is expected to raise: ``call`` is a dotted path below the client."""
     method: Any = _client(base_url, workspace)
