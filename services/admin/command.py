@@ -12,6 +12,7 @@ import typer
 
 from junctor.cli.admin_port import Admin, TokenFile, ports
 from junctor.cli.failure import Failure
+from services.admin import backup_command
 from services.admin.rotation import Rotation, RotationFailed, rotate
 from services.assembly import private_files
 from services.main import load
@@ -30,6 +31,9 @@ command = typer.Typer(
     no_args_is_help=True,
     help="Maintenance of a server: its data, its logs.",
 )
+
+
+backup_command.add_to(command)
 
 
 @command.callback()

@@ -135,6 +135,12 @@ class Feed:
             self._epoch = (await self.position(tx))[0]
         return self._epoch
 
+    async def renew_epoch(self, tx: AsyncConnection) -> str:
+        """Tell the store apart from what it was: tokens given until now are refused. For one that was set back."""
+        self._epoch = secrets.token_hex(8)
+        await tx.execute(sa.update(COUNTER).values(epoch=self._epoch))
+        return self._epoch
+
     async def check_token(self, tx: AsyncConnection, token: str) -> int:
         """Return the revision to resume after. Raises WatchExpired when the log cannot tell what came since."""
         row = (await tx.execute(sa.select(COUNTER))).one()

@@ -1,0 +1,313 @@
+"""Backed up under load, everything destroyed, restored: the same answers to the same requests, and no token of before.
+
+SQLite by ``junctor admin backup`` and ``restore``, PostgreSQL by its own tools and ``new-epoch``, as docs/backup.md
+has it. Real processes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import shutil
+import subprocess
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+import sqlalchemy as sa
+
+from junctor.channel import open_peer
+from junctor.errors import WatchExpired
+from junctor.v1 import model_registry_pb2_grpc, provider_registry_pb2_grpc, watch_pb2, workspaces_pb2_grpc
+from services.runtime.changes import CHANGES, COUNTER
+from services.runtime.db import open_database
+from tests.cluster import until
+from tests.e2e.core import GATEWAY as WORKSPACES
+from tests.e2e.core import MODELS
+from tests.e2e.processes import PATIENCE, Deployment, Process, deployment
+from tests.e2e.registries import REGISTRIES, migrate
+from tests.e2e.upgrading import Writer
+from tests.postgres import Postgres
+from tests.upstream import ScriptedUpstream
+
+ALL = (*REGISTRIES, "inference-router", "gateway")
+SECRETS = "/apis/secrets/v2/workspaces"
+VALUE = "sk-kept-in-the-backup"
+ROUNDS = 15
+"""Of the writer, before, and once more after the backup."""
+WATCHES = {
+    "access_control": lambda channel: workspaces_pb2_grpc.WorkspacesStub(channel).WatchWorkspaces,
+    "model_registry": lambda channel: model_registry_pb2_grpc.ModelRegistryStub(channel).WatchModels,
+    "provider_registry": lambda channel: provider_registry_pb2_grpc.ProviderRegistryStub(channel).WatchProviders,
+}
+READS = (
+    "/apis/entities/v2/workspaces/team",
+    f"{MODELS}/team/providers/up",
+    f"{MODELS}/team/models/test-model",
+    f"{WORKSPACES}/team/virtual-models/alias",
+    f"{SECRETS}/team/secrets/mine",
+)
+
+
+@dataclass
+class Stores:
+    """Where the stores are, and what backs them up and brings them back: each engine its own way."""
+
+    environ: dict[str, str]
+    data: Path
+    back_up: Callable[[Path], Awaitable[None]]
+    lose_and_restore: Callable[[Path], Awaitable[None]]
+
+    async def log(self, store: str) -> list[Any]:
+        url = self.environ.get("JUNCTOR_DATABASE_URL", f"sqlite:///{self.data / store}.sqlite")
+        database = open_database(url, schema=store)
+        try:
+            async with database.read() as tx:
+                return [tuple(row) for row in await tx.execute(sa.select(CHANGES).order_by(CHANGES.c.revision))]
+        finally:
+            await database.close()
+
+    async def counter(self, store: str) -> Any:
+        url = self.environ.get("JUNCTOR_DATABASE_URL", f"sqlite:///{self.data / store}.sqlite")
+        database = open_database(url, schema=store)
+        try:
+            async with database.read() as tx:
+                return (await tx.execute(sa.select(COUNTER))).one()
+        finally:
+            await database.close()
+
+
+def command(folder: Path, environ: dict[str, str], *arguments: str | Path) -> Process:
+    return Process("junctor", "admin", *map(str, arguments), folder=folder / "command", environ=environ)
+
+
+async def done(process: Process) -> str:
+    assert await process.run() == 0, process.stderr
+    return process.stdout
+
+
+@pytest.fixture
+def stores(engine: str, tmp_path: Path, request: pytest.FixtureRequest) -> Stores:
+    environ = {"JUNCTOR_SECRET_KEY_FILE": str(tmp_path / "secret.key")}
+    made = (_in_postgresql if engine == "postgresql" else _in_files)(tmp_path, environ, request)
+    made.environ["JUNCTOR_SERVICE_TOKEN_FILE"] = str(tmp_path / "service.token")
+    return made
+
+
+def _in_files(folder: Path, environ: dict[str, str], _: object) -> Stores:
+    data = folder / "data"
+
+    async def back_up(backup: Path) -> None:
+        said = await done(command(folder, environ, "backup", backup, "--data-dir", data))
+        assert environ["JUNCTOR_SECRET_KEY_FILE"] in said
+        assert VALUE not in said
+        kept = [file for file in backup.iterdir() if file.stat().st_mode & 0o077]
+        assert kept == [], "a backup is for its owner alone"
+
+    async def lose_and_restore(backup: Path) -> None:
+        shutil.rmtree(data)
+        said = await done(command(folder, environ, "restore", backup, "--data-dir", data))
+        assert said.count("with a new epoch") == len(WATCHES)
+
+    return Stores(environ, data, back_up, lose_and_restore)
+
+
+def _in_postgresql(folder: Path, environ: dict[str, str], request: pytest.FixtureRequest) -> Stores:
+    server: Postgres = request.getfixturevalue("postgres")
+    environ["JUNCTOR_DATABASE_URL"] = request.getfixturevalue("postgres_url")
+    dump = "junctor.dump"
+    schemas = [f"--schema={store}" for store in WATCHES]
+
+    def run(program: str, *arguments: str | Path) -> None:
+        subprocess.run([server.binaries / program, *arguments], check=True, timeout=PATIENCE, capture_output=True)
+
+    async def back_up(backup: Path) -> None:
+        backup.mkdir()
+        options = ("--format=custom", *schemas, "--file", backup / dump, environ["JUNCTOR_DATABASE_URL"])
+        await asyncio.to_thread(run, "pg_dump", *options)
+
+    async def lose_and_restore(backup: Path) -> None:
+        empty = server.database()
+        environ["JUNCTOR_DATABASE_URL"] = empty.__enter__()
+        request.addfinalizer(lambda: empty.__exit__(None, None, None))
+        options = ("--no-owner", "--exit-on-error", "--single-transaction", "--dbname")
+        await asyncio.to_thread(run, "pg_restore", *options, environ["JUNCTOR_DATABASE_URL"], backup / dump)
+        said = await done(command(folder, environ, "new-epoch"))
+        assert said.count("its epoch is") == len(WATCHES)
+
+    return Stores(environ, folder, back_up, lose_and_restore)
+
+
+async def answers(http: httpx.AsyncClient, upstream: ScriptedUpstream) -> list[Any]:
+    """What a reader gets, and a caller: the answer, and the credential that the provider was shown."""
+    read = [(await http.get(path)).raise_for_status().json() for path in READS]
+    body = {"model": "team/alias", "messages": [{"role": "user", "content": "Hi"}]}
+    answer = await http.post("/v1/chat/completions", json=body)
+    asked = next(r for r in reversed(upstream.requests) if r.target.endswith("/chat/completions"))
+    return [*read, answer.status_code, answer.json(), asked.header("authorization")]
+
+
+async def fill(http: httpx.AsyncClient, upstream: ScriptedUpstream) -> None:
+    for path, body in (
+        ("/apis/entities/v2/workspaces", {"name": "team", "description": "kept"}),
+        (f"{SECRETS}/team/secrets", {"name": "mine", "value": VALUE}),
+        (f"{MODELS}/team/providers", {"name": "up", "host_url": upstream.url, "api_key_secret_name": "mine"}),
+        (f"{WORKSPACES}/team/virtual-models", {"name": "alias", "default_model_entity": "team/test-model"}),
+    ):
+        created = await http.post(path, json=body)
+        assert created.status_code == 201, created.text
+    await routed(http)
+
+
+async def routed(http: httpx.AsyncClient) -> None:
+    async def ready() -> bool:
+        listed = await http.get("/v1/models")
+        ways = f"{WORKSPACES}/team/provider/up/ready"
+        return "team/alias" in listed.text and (await http.get(ways)).status_code == 200
+
+    await until(ready, seconds=PATIENCE)
+
+
+async def watched(deployed: Deployment, store: str, token: str = "") -> str:
+    """Watch from ``token`` until what is there has been told; returns the token then."""
+    peer = open_peer(f"127.0.0.1:{deployed.ports[ALL[0]]}", name=store)
+    try:
+        async with asyncio.timeout(PATIENCE):
+            async for event in peer.stream(WATCHES[store](peer.channel), watch_pb2.WatchRequest(resume_token=token)):
+                if event.type == watch_pb2.WATCH_EVENT_TYPE_SYNCED:
+                    return str(event.resume_token)
+    finally:
+        await peer.close()
+    raise AssertionError("the watch ended")
+
+
+async def tokens(deployed: Deployment) -> dict[str, str]:
+    return {store: await watched(deployed, store) for store in WATCHES}
+
+
+async def written(writer: Writer, rounds: int) -> None:
+    goal = writer.done + rounds
+
+    async def reached() -> bool:
+        return bool(writer.failed) or writer.done >= goal
+
+    await until(reached, seconds=PATIENCE)
+
+
+async def test_a_backup_under_load_brings_everything_back_and_no_old_token_is_taken(
+    stores: Stores, tmp_path: Path, upstream: ScriptedUpstream
+) -> None:
+    backup = tmp_path / "backup"
+    async with deployment(tmp_path, ALL) as deployed:
+        process = deployed.processes[ALL[0]]
+        process.environ |= stores.environ
+        process.command = tuple(str(stores.data) if word == "data" else word for word in process.command)
+        if "JUNCTOR_DATABASE_URL" in stores.environ:
+            await migrate(tmp_path, stores.environ["JUNCTOR_DATABASE_URL"])
+        await process.start()
+        await deployed.http_ready()
+        async with deployed.access() as access:
+            await fill(access.http, upstream)
+            before = await answers(access.http, upstream)
+            assert before[-1] == f"Bearer {VALUE}"
+            writer = Writer([access.url], [], pause=0.0)
+            writing = asyncio.create_task(writer.run())
+            await written(writer, ROUNDS)
+            early = await tokens(deployed)
+            begun = writer.done
+            await stores.back_up(backup)
+            await written(writer, ROUNDS)
+            writer.over = True
+            await writing
+            assert writer.failed == []
+            late = await tokens(deployed)
+        logs = {store: await stores.log(store) for store in WATCHES}
+        await process.kill()
+
+        await stores.lose_and_restore(backup)
+        restored = {store: await stores.log(store) for store in WATCHES}
+        counters = {store: await stores.counter(store) for store in WATCHES}
+        for store, log in restored.items():
+            assert 0 < len(log) < len(logs[store]), "a backup that is not of the middle of the load shows nothing"
+            assert log == logs[store][: len(log)], "not one state of the store"
+            assert counters[store].value == log[-1][0]
+            assert counters[store].epoch != early[store].partition(".")[0]
+        last = [max(numbers(restored[store])) for store in WATCHES]  # the writer goes from one store to the next
+        assert begun - 1 <= last[2] <= last[1] <= last[0] <= last[2] + 1, "not one state of all stores"
+
+        process.environ |= stores.environ
+        await process.start()
+        await deployed.http_ready()
+        async with deployed.access() as access:
+            await routed(access.http)
+            assert await answers(access.http, upstream) == before
+            again = Writer([access.url], [], pause=0.0, done=10_000)
+            writing = asyncio.create_task(again.run())
+            for rounds in (0, 2 * ROUNDS):  # also when the revision of the lost store has been passed again
+                await written(again, rounds)
+                for store in WATCHES:
+                    for token in (early[store], late[store]):
+                        with pytest.raises(WatchExpired):
+                            await watched(deployed, store, token)
+            again.over = True
+            await writing
+            assert again.failed == []
+            for store, token in (await tokens(deployed)).items():
+                assert int(token.partition(".")[2]) > int(late[store].partition(".")[2])
+                await watched(deployed, store, token)
+
+
+def numbers(log: list[Any]) -> list[int]:
+    """Numbers of the writer's rounds that a log knows."""
+    return [
+        int(found) for row in log for found in re.findall(rb"\bx-(\d+)\b", row.body if hasattr(row, "body") else row[3])
+    ]
+
+
+# -- what is refused
+
+
+@pytest.fixture
+async def backed_up(tmp_path: Path) -> Path:
+    """A backup of empty stores, made with nothing running."""
+    data = ("--data-dir", str(tmp_path / "data"))
+    assert await Process("junctord", *REGISTRIES, "migrate", *data, folder=tmp_path / "migrate").run() == 0
+    await done(command(tmp_path, {}, "backup", tmp_path / "backup", *data))
+    return tmp_path / "backup"
+
+
+async def refused(folder: Path, *arguments: str | Path) -> str:
+    process = command(folder, {}, *arguments)
+    assert await process.run() == 1
+    assert process.stderr.count("\n") == 1, process.stderr
+    (process.folder / "stderr").rename(process.folder / "stderr-before")
+    return (process.folder / "stderr-before").read_text()
+
+
+async def test_nothing_is_overwritten_and_nothing_half_is_taken(backed_up: Path, tmp_path: Path) -> None:
+    data = ("--data-dir", tmp_path / "data")
+    other = ("--data-dir", tmp_path / "other")
+    assert "is not empty" in await refused(tmp_path, "backup", backed_up, *data)
+    assert "access_control.sqlite is there, and nothing is overwritten" in await refused(
+        tmp_path, "restore", backed_up, *data
+    )
+    assert "there is no store in" in await refused(tmp_path, "backup", tmp_path / "b2", *other)
+    store = backed_up / "provider_registry.sqlite"
+    whole = store.read_bytes()
+    store.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+    assert "is not what was backed up" in await refused(tmp_path, "restore", backed_up, *other)
+    store.write_bytes(whole)
+    manifest = json.loads((backed_up / "manifest.json").read_text())
+    (backed_up / "manifest.json").write_text(json.dumps(manifest | {"keys": ["key-1"]}))
+    said = await refused(tmp_path, "restore", backed_up, *other)
+    assert "lacks the keys that the backup's secrets need (key-1)" in said
+    (backed_up / "manifest.json").unlink()
+    assert "is no whole backup" in await refused(tmp_path, "restore", backed_up, *other)
+    assert list((tmp_path / "other").glob("*")) == []
+    url = ("--database-url", "postgresql://nobody:geheim@127.0.0.1:1/x")
+    assert "cannot reach the database x on 127.0.0.1" in (said := await refused(tmp_path, "new-epoch", *url))
+    assert "geheim" not in said
