@@ -106,9 +106,10 @@ class ManyInvoker:
         return await asyncio.shield(self._opening)
 
     async def _connect(self) -> Stream | None:
-        await self._newest.reach()
+        base = self._newest = self._lanes[0]  # the others hold the addresses and certificates of when they were opened
+        await base.reach()
         try:
-            stream = await self._newest.begin()
+            stream = await base.begin()
         except grpc.aio.AioRpcError as error:
             if error.code() is grpc.StatusCode.UNIMPLEMENTED:
                 self._plain_until = asyncio.get_running_loop().time() + _PLAIN_SECONDS

@@ -28,11 +28,17 @@ from junctor.v1.router_peers_pb2_grpc import (
 from services.inference_router.peer_copies import CopyLimits, PeerCopies, PeerName
 from services.inference_router.peers_servicer import MOST_COPIES, PIECE_BYTES, PeersServicer, version_to
 from services.inference_router.service import InferenceRouterService, RouterOptions
+from services.process_tls import ProcessTls
 from services.runtime.addresses import AddressPolicy
-from services.runtime.auth import Access, Secret, token_metadata
+from services.runtime.auth import Access, PeerRule, Proof, Secret, token_metadata
+from services.runtime.certificates import Certificates, KeyFiles
+from services.runtime.grpc_tls import server_credentials
 from services.runtime.keyring import Keyring
 from services.runtime.server import create_server
 from services.runtime.state_parts import Part, Version
+from services.settings_tls import Tls
+from tests.mount import Mount
+from tests.pki import Authority
 from tests.router_bench import Recorder, by_provider, openai
 from tests.scripted_registries import Registries
 from tests.upstream import PATIENCE, Json, ScriptedUpstream
@@ -487,6 +493,40 @@ async def test_a_poisoned_part_is_refused_whole(number: int, data: bytes) -> Non
         assert service._parts[number].version() is None
         assert not await service.ready()
         assert not service._keeper.catalog.providers
+
+
+NAMED = {"the name that was asked for": ("routers.test", True), "another name": ("elsewhere.test", False)}
+
+
+@pytest.mark.parametrize(("name", "taken"), NAMED.values(), ids=NAMED.keys())
+async def test_with_tls_the_certificate_must_have_the_name_not_the_address(
+    tmp_path: Path, name: str, taken: bool
+) -> None:
+    authority = Authority()
+    mount = Mount(tmp_path)
+    mount.put_pair(authority.issue("routers.test", address="127.0.0.9"), authority)
+    files = KeyFiles(mount.certificate, mount.key)
+    kept = Certificates().pair("grpc", files), Certificates().authorities("clients", mount.authority)
+    server = create_server(
+        policy={"junctor.v1.RouterPeers": Access.INTERNAL},
+        token=TOKEN,
+        credentials=server_credentials(*kept),
+        peers=PeerRule(frozenset({"routers.test"}), Proof.CERTIFICATE),
+    )
+    server.add(add_RouterPeersServicer_to_server, PeersServicer([Blob(b"good")], ready=lambda: True))
+    port = await server.start("127.0.0.1", 0)
+    tls, mine = ProcessTls(Tls(peer_authorities=mount.authority, own=files)), Blob()
+
+    async def resolver(host: str, port: int) -> list[str]:
+        return ["127.0.0.1"]
+
+    def over_tls(target: str, host: str) -> Peer:
+        return Peer(tls.open_channel(target, host=host))
+
+    asking = PeerCopies([PeerName(name, port)], [mine], instance="me", opened=over_tls, resolver=resolver)
+    assert await asking._ask_all() is taken
+    assert mine.data == (b"good" if taken else b"")
+    await server.stop(0)
 
 
 async def test_a_time_in_the_future_is_taken_as_now() -> None:
