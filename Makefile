@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 PROTOS := $(wildcard protos/junctor/v1/*.proto)
 
-.PHONY: help up setup setup-dev test lint format proto proto-check proto-baseline lock wheel interop check bench clean
+.PHONY: help up setup setup-dev test lint format proto proto-check proto-baseline lock wheel interop alerts check bench clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -67,6 +67,9 @@ proto-baseline: setup-dev  ## Take the image that later changes to protos/ are h
 
 interop: setup  ## Compile the protos and a client in Go, and run it (Debian's Go packages)
 	@bash tests/compat/interop.sh $(BIN)
+
+alerts:  ## Check the alerting rules with promtool (Debian's package prometheus)
+	@bash tests/compat/promtool.sh
 
 wheel: setup-dev  ## Build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist .
