@@ -162,6 +162,8 @@ class Node:
         await self._take_ports()  # first: a taken one is found before work is done
         self._observing.start()
         self._peers = {name: self._open_peer(name) for name in PORTS}
+        if self.settings.tls.used:  # now: a start may take long, and files may change meanwhile
+            self._tasks.start(self._tls.certificates.watch())
         if self.settings.auth.on:
             self._access = self._make_access()
             await self._access.start()
@@ -170,7 +172,6 @@ class Node:
         if self._listener is not None:
             await self._start_gateway(self._listener)
         self._tasks.start(self._report_health())
-        self._tasks.start(self._tls.certificates.watch())
 
     async def stop(self) -> None:
         """Drain: say NOT_SERVING, stop accepting, finish streams up to the limit, close everything."""

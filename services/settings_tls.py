@@ -28,6 +28,11 @@ class Tls:
     """None: certificates are demanded at the gRPC port itself."""
     peers: PeerRule = TOKEN_ONLY
 
+    @property
+    def used(self) -> bool:
+        """True if any file is set."""
+        return any((self.edge, self.grpc, self.peer_authorities))
+
     @classmethod
     def of(cls, values: Mapping[str, Any]) -> Tls:
         """Take it out of all values, which :func:`tls_problems` has found nothing against."""

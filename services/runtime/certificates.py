@@ -220,7 +220,7 @@ class Certificates:
 
     async def watch(self, seconds: float = LOOK_SECONDS) -> None:
         """Look at the files again and again."""
-        while self._kept:
+        while True:
             await asyncio.sleep(seconds)
             self.look()
 
