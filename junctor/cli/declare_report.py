@@ -79,9 +79,22 @@ def _lines(step: Step) -> Iterator[str]:
     yield f"{_MARKS[step.action]} {kind} {f'{workspace}/' if workspace else ''}{name}{note}"
     for change in step.changes:
         if step.action == "change" or step.current is not None:
-            yield f"    {change.field}: {_written(change.before)} -> {_written(change.after)}"
+            for place, before, after in _within(change.field, change.before, change.after):
+                yield f"    {place}: {_written(before)} -> {_written(after)}"
         else:
             yield f"    {change.field}: {_written(change.after)}"
+
+
+def _within(place: str, before: Any, after: Any) -> Iterator[tuple[str, Any, Any]]:
+    """Find the places inside of two values at which they differ."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        for key in dict.fromkeys([*before, *after]):
+            yield from _within(f"{place}.{key}", before.get(key), after.get(key))
+    elif isinstance(before, list) and isinstance(after, list) and len(before) == len(after):
+        for index, (one, other) in enumerate(zip(before, after, strict=True)):
+            yield from _within(f"{place}[{index}]", one, other)
+    elif before != after:
+        yield place, before, after
 
 
 def _written(value: Any) -> str:

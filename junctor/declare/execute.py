@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -116,7 +117,7 @@ def _refused(document: Document, error: JunctorError) -> Iterator[Problem]:
         raise error
     if isinstance(error, InvalidField) and error.violations:
         for violation in error.violations:
-            yield document.problem(violation.field, violation.rule)
+            yield document.problem(re.sub(r"\.(\d+)(?=\.|$)", r"[\1]", violation.field), violation.rule)
     else:
         yield document.problem("", str(error))
 

@@ -54,7 +54,7 @@ class Source:
 def read(text: str, file: str) -> list[Source]:
     """Read all documents of a file; empty ones are left out, a list is one document for each entry. Raises BadFiles."""
     if text.lstrip("\ufeff \t\r\n").startswith(("{", "[")) and (found := _json(text)) is not None:
-        return found if (lines := _lines(text, file)) is None else _with_lines(found, lines, file)
+        return _split(_with_lines(found, _lines(text, file), file))
     return _split(_yaml(text.removeprefix("\ufeff"), file))
 
 
@@ -73,15 +73,15 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _lines(text: str, file: str) -> list[Source] | None:
+def _lines(text: str, file: str) -> Mapping[Path, int]:
     try:
-        return _yaml(text, file)
+        return _yaml(text, file)[0].lines
     except BadFiles:
-        return None  # JSON that is no YAML (tabs): without lines
+        return {}  # JSON that is no YAML (tabs)
 
 
-def _with_lines(found: list[Source], lines: list[Source], file: str) -> list[Source]:
-    return _split([Source(file, one.number, one.value, two.lines) for one, two in zip(found, lines, strict=False)])
+def _with_lines(found: list[Source], lines: Mapping[Path, int], file: str) -> list[Source]:
+    return [Source(file, one.number, one.value, lines) for one in found]
 
 
 def _split(sources: list[Source]) -> list[Source]:
