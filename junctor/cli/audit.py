@@ -13,7 +13,6 @@ import typer
 from junctor.access_records import AuditEvent
 from junctor.cli import output
 from junctor.cli.crud import examples, group
-from junctor.cli.keys import asked_workspace
 from junctor.cli.listing import Columns, NoTruncate, chosen_columns
 from junctor.cli.options import Output
 from junctor.cli.output import Column, Row
@@ -52,7 +51,7 @@ _COLUMNS = (
     Column("REASON", _reason),
     Column("REQUEST", "request_id"),
 )
-_Filter = Annotated[str, typer.Option("--filter", help='Such as action:REFUSED or JSON.', show_default=False)]
+_Filter = Annotated[str, typer.Option("--filter", help="Such as action:REFUSED or JSON.", show_default=False)]
 
 
 @app.command(
@@ -71,7 +70,9 @@ def list_(
     no_truncate: NoTruncate = False,
 ) -> None:
     """List events, newest first."""
-    found = session.client.audit.list(workspace=asked_workspace(), filter=filter_ or None, page_size=min(limit, 1000))
+    found = session.client.audit.list(
+        workspace=session.asked_workspace, filter=filter_ or None, page_size=min(limit, 1000)
+    )
     rows = [event.raw for event in islice(found, limit)]
     session.show_all(rows, chosen_columns(columns, _COLUMNS, rows), whole={"data": rows}, cut=not no_truncate)
 
@@ -89,7 +90,7 @@ def tail(
     """Show the newest events, then those that come, until Ctrl-C. With -o json a line for each."""
     form = output.chosen(session.output)
     try:
-        for event in _following(session, asked_workspace(), filter_ or None, newest):
+        for event in _following(session, session.asked_workspace, filter_ or None, newest):
             typer.echo(_line(event.raw, form))
     except BrokenPipeError:
         return

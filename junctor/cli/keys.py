@@ -8,10 +8,8 @@ from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal
 
-import click
 import typer
 
-from junctor.cli import root_flags
 from junctor.cli.crud import examples, group
 from junctor.cli.listing import Columns, NoTruncate, chosen_columns, pagination
 from junctor.cli.output import Column, day
@@ -43,13 +41,6 @@ _COLUMNS = (
     Column("DESCRIPTION", "description"),
 )
 _Id = Annotated[list[str], typer.Argument(metavar="ID", help="Ids of keys.")]
-
-
-def asked_workspace() -> str | None:
-    """Return the workspace that a flag names, before or after the command; None: no flag does."""
-    context = click.get_current_context()
-    given = context.params.get("workspace") or root_flags.of(context).workspace  # type: ignore[arg-type]
-    return str(given) if given else None
 
 
 def role_of(text: str) -> str:
@@ -123,7 +114,7 @@ def create(  # noqa: PLR0913, PLR0917 - one parameter per flag
     }
     given: Any = {name: value for name, value in fields.items() if value}
     known = role_of(role)
-    if known == "PlatformAdmin" and (named := asked_workspace()):
+    if known == "PlatformAdmin" and (named := session.asked_workspace):
         raise typer.BadParameter(f"a PlatformAdmin key is for every workspace, not for '{named}'", param_hint="--role")
     session.show(session.client.keys.create(known, workspace=session.workspace, **given))
     typer.echo("Keep the value now: it is not shown again.", err=True)
@@ -137,7 +128,7 @@ def create(  # noqa: PLR0913, PLR0917 - one parameter per flag
 def list_(  # noqa: PLR0913, PLR0917 - one parameter per flag
     session: Session,
     ended: Annotated[bool, typer.Option("--ended", help="Revoked and expired keys as well.")] = False,
-    filter_: Annotated[str, typer.Option("--filter", help='Such as role:VIEWER or JSON.', show_default=False)] = "",
+    filter_: Annotated[str, typer.Option("--filter", help="Such as role:VIEWER or JSON.", show_default=False)] = "",
     sort: Annotated[str, typer.Option("--sort", help="A field; - before it: descending.", show_default=False)] = "",
     page_size: Annotated[int | None, typer.Option("--page-size", min=1, max=1000, help="Asked for at once.")] = None,
     columns: Columns = "",
@@ -145,7 +136,7 @@ def list_(  # noqa: PLR0913, PLR0917 - one parameter per flag
 ) -> None:
     """List the keys that you may manage, without their values."""
     found = session.client.keys.list(
-        workspace=asked_workspace(),
+        workspace=session.asked_workspace,
         filter=filter_ or None,
         sort=sort or None,
         page_size=page_size,

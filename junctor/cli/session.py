@@ -36,6 +36,8 @@ class Session:
 
     client: Client
     output: Output | None
+    asked_workspace: str | None = None
+    """The workspace that a flag names; None: no flag does."""
 
     @property
     def workspace(self) -> str:
@@ -61,7 +63,7 @@ def connected(function: Callable[..., None], *, grpc: bool = False, output: Any 
         wanted = {key: arguments.pop(key, None) for key in ("base_url", "workspace", "access_token", "grpc_target")}
         form = arguments.pop("output", None)
         with reported(context.command_path), opened(**wanted) as client:
-            function(Session(client, form), **arguments)
+            function(Session(client, form, wanted["workspace"] or None), **arguments)
 
     hints = get_type_hints(function, include_extras=True)
     own = list(inspect.signature(function).parameters.values())[1:]
