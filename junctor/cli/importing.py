@@ -107,7 +107,7 @@ def _finish(made: Imported, session: Session, out: str, send: Send | None, given
         except OSError as error:
             raise Failure(f"cannot write {out}: {error.strerror}") from None
     if session.output is Output.JSON:
-        _show_json(made, outcomes)
+        _show_json(made, outcomes, applied=send is not None)
     else:
         if send is None and out == "-":
             typer.echo(written, nl=False)
@@ -127,10 +127,12 @@ def _applied(made: Imported, send: Send, given: Given, workspace: str) -> list[O
     return list(execute.run(send, steps, values))
 
 
-def _show_json(made: Imported, outcomes: Sequence[Outcome]) -> None:
-    applied = [{"resource": called(each.step.key), "result": each.result, "why": each.why} for each in outcomes]
+def _show_json(made: Imported, outcomes: Sequence[Outcome], *, applied: bool) -> None:
+    done = [{"resource": called(each.step.key), "result": each.result, "why": each.why} for each in outcomes]
     report = [asdict(entry) for entry in made.entries]
-    whole = {"documents": list(made.documents), "report": report, "summary": _summary(made), "applied": applied}
+    # What was applied needs no values in the output; in a file for apply they were asked for.
+    documents = [{key: each[key] for key in each if not (applied and key == "value")} for each in made.documents]
+    whole = {"documents": documents, "report": report, "summary": _summary(made), "applied": done}
     output.show_all(report, _COLUMNS, Output.JSON, whole=whole)
 
 
