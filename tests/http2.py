@@ -47,8 +47,13 @@ class Raw:
         self.seen: list[int] = []
 
     @classmethod
+    async def open(cls, port: int) -> Raw:
+        """Connect and say nothing."""
+        return cls(*await asyncio.open_connection("127.0.0.1", port))
+
+    @classmethod
     async def connect(cls, port: int) -> Raw:
-        made = cls(*await asyncio.open_connection("127.0.0.1", port))
+        made = await cls.open(port)
         made._writer.write(PREFACE)
         made.send(SETTINGS, 0, 0, b"")
         try:

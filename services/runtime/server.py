@@ -19,6 +19,7 @@ from grpc_reflection.v1alpha import reflection
 
 from junctor.channel import KEEPALIVE_MS, METADATA_LIMIT
 from services.runtime.auth import TOKEN_ONLY, Access, PeerRule, Secret, authorize
+from services.runtime.grpc_door import aio_server
 from services.runtime.health import SERVICE_NAME as HEALTH
 from services.runtime.health import HealthBoard, HealthServicer
 from services.runtime.interceptors import (
@@ -210,9 +211,9 @@ def create_server(  # noqa: PLR0913 - the one place where a server is put togeth
         authorize(policy, token, peers),  # inside errors: a refusal is translated like any other
         *(concern for concern, _ in guards),
     ]
-    server = grpc.aio.server(
+    server = aio_server(
         interceptors=[Chain(concerns, [judge for _, judge in guards])],
-        maximum_concurrent_rpcs=(limits or Limits()).calls,
+        most=(limits or Limits()).calls,
         options=_options(limits or Limits(), reuse_port, channelz_too),
     )
     made = GrpcServer(server, board=board or HealthBoard(), drain=drain, reuse_port=reuse_port, credentials=credentials)
