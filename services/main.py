@@ -110,8 +110,6 @@ def run(settings: Settings, work: Work[SiteT], *, make: Callable[[Settings], Sit
     """
     private_files()
     raise_open_files()
-    # Read when grpc's core starts: its own lines (a peer that said goodbye) are no news, and go past our logging.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     redactor = telemetry.configure(level=settings.log.level, form=settings.log.format)
     for name in settings.unknown:
         _log.warning("%s is not a setting", name)
