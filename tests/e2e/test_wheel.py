@@ -159,12 +159,13 @@ def test_junctord_says_what_to_install(wheel: Path, base: str, tmp_path: Path) -
 def installed(wheel: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The scripts of a new virtual environment with ``junctor[server]`` from the index."""
     folder = tmp_path_factory.mktemp("installed")
-    assert run(sys.executable, "-m", "venv", folder / "venv", cwd=folder).returncode == 0
-    pip = (folder / "venv" / "bin" / "python", "-m", "pip", "--disable-pip-version-check", "--no-input", "-qq")
+    assert run(sys.executable, "-m", "venv", "--without-pip", folder / "venv", cwd=folder).returncode == 0
+    pip = (sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "-qq")
+    pip += ("--python", str(folder / "venv" / "bin" / "python"))
     probe = run(*pip, "download", "--no-deps", "--dest", folder / "probe", "h11", cwd=folder)
     if probe.returncode:
         pytest.skip(f"NO PACKAGE INDEX, the wheel was not installed: {probe.stderr.strip()[-200:]}")
-    done = run(*pip, "install", f"{wheel}[server]", cwd=folder)
+    done = run(*pip, "install", "--no-compile", f"{wheel}[server]", cwd=folder)
     assert done.returncode == 0, done.stderr
     return folder / "venv" / "bin"
 
