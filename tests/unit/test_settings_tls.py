@@ -98,6 +98,31 @@ def test_auth_off_elsewhere_needs_a_word_whatever_tls_there_is(
     assert sum(AUTH_OFF in line for line in load(mount, insecure="true", **values).exposures) == count
 
 
+NO_TLS: dict[str, tuple[dict[str, str], tuple[str, ...]]] = {
+    "edge": ({"host": "0.0.0.0"}, ("JUNCTOR_HOST",)),
+    "gRPC": ({"grpc_host": "::"}, ("JUNCTOR_GRPC_HOST",)),
+    "both": ({"host": "10.0.0.1", "grpc_host": "::"}, ("JUNCTOR_HOST", "JUNCTOR_GRPC_HOST")),
+    "TLS of gRPC alone": (
+        {"host": "::", "grpc_host": "::", "grpc_tls_cert_file": "CRT", "grpc_tls_key_file": "KEY"},
+        ("JUNCTOR_HOST",),
+    ),
+    "TLS": ({"host": "::", "grpc_host": "::", "tls_cert_file": "CRT", "tls_key_file": "KEY"}, ()),
+}
+
+
+@pytest.mark.parametrize(("values", "named"), NO_TLS.values(), ids=NO_TLS)
+def test_tokens_without_tls_elsewhere_need_a_word(mount: Mount, values: dict[str, str], named: tuple[str, ...]) -> None:
+    values = {"auth": "on", **values}
+    if named:
+        with pytest.raises(SettingsError, match="has no TLS") as caught:
+            load(mount, **values)
+        assert [line.partition(":")[0] for line in caught.value.problems] == list(named)
+        assert all("JUNCTOR_INSECURE=true" in line for line in caught.value.problems)
+    assert [line.partition(":")[0] for line in load(mount, insecure="true", **values).exposures] == list(named)
+    if not named:
+        assert load(mount, **values).exposures == ()
+
+
 def test_loopback_exposes_nothing(mount: Mount) -> None:
     assert load(mount).exposures == ()
     assert load(mount, insecure="true").exposures == ()
