@@ -27,7 +27,7 @@ from gateway_http.options import EdgeOptions, describe
 from gateway_http.proving import Proving
 from gateway_http.watch import NEVER
 from junctor.channel import REQUEST_ID
-from junctor.errors import InternalError, JunctorError, NotReady, Overloaded
+from junctor.errors import InternalError, JunctorError, NotReady, Overloaded, PeerUnavailable
 from services.access.identity import Caller
 from services.runtime.exchange import Call, Headers
 
@@ -307,6 +307,8 @@ class EdgeProtocol(HttpToolsProtocol):
                 cycle.fail(NotReady("The server is shutting down"))
             raise
         except JunctorError as error:
+            if isinstance(error, PeerUnavailable):
+                ends.unreached(cycle.call)
             cycle.fail(error)
         except Exception:  # noqa: BLE001 - one call's bug must not end the connection of others
             _log.exception("inference call failed", extra={"request_id": cycle.call.request_id})
