@@ -5,6 +5,7 @@ Also the first span of a trace. Costs half a microsecond a request, nothing per 
 
 from __future__ import annotations
 
+import logging
 from bisect import bisect_left
 from collections.abc import Iterable
 from time import perf_counter
@@ -23,6 +24,8 @@ ROUTES = {
 """The inference routes as the HTTP contract writes them."""
 GONE = "client_gone"
 """Error of a request whose caller left before its answer was whole."""
+
+_log = logging.getLogger("services.requests")
 
 _Key = tuple[Route, str, int, bool]
 
@@ -53,6 +56,11 @@ class Ends:
         histogram.total += seconds
         if trace is not None and self.tracer is not None:
             self._end_span(self.tracer, call, trace, status, gone=gone)
+
+    def unreached(self, call: Call) -> None:
+        """Write the line of a request that no router can write one for: none was reached."""
+        extra = {"request_id": call.request_id, "route": call.route.value, "workspace": call.workspace}
+        _log.warning("request", extra={**extra, "verdict": "failed", "error": "peer_unavailable"})
 
     def _end_span(self, tracer: Tracer, call: Call, trace: Trace, status: int, *, gone: bool) -> None:
         attributes: Attributes = {
