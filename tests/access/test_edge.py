@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from tests.doors import KEYS, MODELS, Doors
 from tests.cluster import until
+from tests.doors import KEYS, MODELS, Doors
 from tests.upstream import ScriptedUpstream, Sse
 
 CHAT = "/v1/chat/completions"
