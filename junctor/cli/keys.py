@@ -128,7 +128,7 @@ def create(  # noqa: PLR0913, PLR0917 - one parameter per flag
 def list_(  # noqa: PLR0913, PLR0917 - one parameter per flag
     session: Session,
     ended: Annotated[bool, typer.Option("--ended", help="Revoked and expired keys as well.")] = False,
-    filter_: Annotated[str, typer.Option("--filter", help="Such as role:VIEWER or JSON.", show_default=False)] = "",
+    filter_: Annotated[str, typer.Option("--filter", help="Such as role:Viewer or JSON.", show_default=False)] = "",
     sort: Annotated[str, typer.Option("--sort", help="A field; - before it: descending.", show_default=False)] = "",
     page_size: Annotated[int | None, typer.Option("--page-size", min=1, max=1000, help="Asked for at once.")] = None,
     columns: Columns = "",

@@ -11,6 +11,7 @@ from junctor.cli.keys import role_of
 from junctor.cli.listing import Columns, NoTruncate, chosen_columns
 from junctor.cli.output import Column, day
 from junctor.cli.session import Session, connected
+from junctor.errors import ResourceExists
 
 app = group(
     "Members of a workspace: who has which roles.",
@@ -53,9 +54,19 @@ def get(session: Session, principal: _Principal) -> None:
     ),
 )
 @connected
-def create(session: Session, principal: _Principal, role: _Roles) -> None:
+def create(
+    session: Session,
+    principal: _Principal,
+    role: _Roles,
+    exist_ok: Annotated[bool, typer.Option("--exist-ok", help="Show one that is there, as it is.")] = False,
+) -> None:
     """Add a member."""
-    session.show(session.client.members.create(principal, [role_of(each) for each in role]))
+    try:
+        session.show(session.client.members.create(principal, [role_of(each) for each in role]))
+    except ResourceExists:
+        if not exist_ok:
+            raise
+        session.show(session.client.members.get(principal))
 
 
 @app.command(

@@ -26,22 +26,17 @@ def _fields(record: pb.KeyRecord) -> dict[str, str | None]:
     key = record.key
     return {
         "description": key.description or None,
-        "role": role_name(key.role),
+        "role": Role(key.role).label,
         "prefix": key.prefix or None,
         "created_by": key.created_by or None,
     }
-
-
-def role_name(role: pb.Role.ValueType) -> str:
-    """Return a role as filters know it: ``EDITOR``."""
-    return pb.Role.Name(role).removeprefix("ROLE_")
 
 
 def _columns(record: pb.KeyRecord) -> dict[str, Any]:
     key = record.key
     return {
         "hash": record.hash,
-        "role": int(key.role),
+        "rank": int(key.role),
         "expires_at": key.expires_at.ToMicroseconds() if key.HasField("expires_at") else None,
         "revoked_at": key.revoked_at.ToMicroseconds() if key.HasField("revoked_at") else None,
     }
@@ -62,7 +57,7 @@ KEY = Kind(
     name_field="id",
     extra=lambda: (
         sa.Column("hash", sa.String),
-        sa.Column("role", sa.Integer),
+        sa.Column("rank", sa.Integer),
         sa.Column("expires_at", sa.BigInteger),
         sa.Column("revoked_at", sa.BigInteger),
     ),
@@ -161,7 +156,7 @@ class KeyStore(ResourceStore[pb.KeyRecord]):
         """Tell whether some key is in force that may do everything."""
         table = self.table
         admin = sa.select(table.c.id).where(
-            table.c.role == int(Role.PLATFORM_ADMIN), table.c.revoked_at.is_(None), _unexpired(table)
+            table.c.rank == int(Role.PLATFORM_ADMIN), table.c.revoked_at.is_(None), _unexpired(table)
         )
         return (await tx.execute(admin.limit(1))).first() is not None
 

@@ -29,7 +29,7 @@ from services.runtime import journal
 from services.runtime.audit_json import LIMIT, pair
 from services.runtime.auth import Access
 from services.runtime.server import create_server
-from tests.access import CONTEXT, Desk, caller, calling, desk
+from tests.access_desk import CONTEXT, Desk, caller, calling, desk
 from tests.stores import BOUND, model_stores, until
 
 pytestmark = pytest.mark.usefixtures("engine")

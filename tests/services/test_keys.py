@@ -18,7 +18,7 @@ from services.access.roles import Role
 from services.access_control import bootstrap
 from services.runtime.auth import Secret
 from services.runtime.failures import CannotStart
-from tests.access import CONTEXT, caller, calling, desk, in_an_hour
+from tests.access_desk import CONTEXT, caller, calling, desk, in_an_hour
 from tests.stores import BOUND
 
 pytestmark = pytest.mark.usefixtures("engine")
@@ -136,6 +136,21 @@ async def test_keys_of_workspaces_that_the_caller_does_not_manage_are_not_there(
                 for call, request in ((at.keys.GetKey, pb.GetKeyRequest), (at.keys.RevokeKey, pb.RevokeKeyRequest)):
                     with pytest.raises(ResourceNotFound):
                         await call(request(id=hidden), CONTEXT)
+
+
+async def test_keys_are_filtered_by_their_role(tmp_path: Path) -> None:
+    async with desk(tmp_path) as at:
+        made = await at.new_key(description="ci")
+        await at.new_key(pb.ROLE_PLATFORM_ADMIN)
+        for asked in (
+            "role:Editor",
+            "description~CI",
+            f"prefix:{made.key.prefix}",
+            f"id:{made.key.id}",
+            "workspace:default",
+        ):
+            listed = await at.keys.ListKeys(pb.ListKeysRequest(filter=asked), CONTEXT)
+            assert [key.id for key in listed.keys] == [made.key.id], asked
 
 
 async def test_a_revoked_key_stays_revoked_and_is_watched(tmp_path: Path) -> None:

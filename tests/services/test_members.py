@@ -17,7 +17,7 @@ from services.access.roles import Role
 from services.access_control.service import AccessControlService
 from services.runtime.paging import ListQuery
 from services.runtime.watch import Watcher
-from tests.access import CONTEXT, caller, calling, desk, in_an_hour
+from tests.access_desk import CONTEXT, caller, calling, desk, in_an_hour
 from tests.stores import BOUND, open_store
 
 pytestmark = pytest.mark.usefixtures("engine")

@@ -44,7 +44,7 @@ def upgrade() -> None:
         "keys",
         64,
         sa.Column("hash", sa.String(128), nullable=False),
-        sa.Column("role", sa.Integer, nullable=False),
+        sa.Column("rank", sa.Integer, nullable=False),
         sa.Column("expires_at", sa.BigInteger),
         sa.Column("revoked_at", sa.BigInteger),
     )
