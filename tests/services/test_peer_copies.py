@@ -475,6 +475,13 @@ async def test_a_router_that_breaks_the_rules_gives_nothing_and_keeps_nobody_fro
             await asyncio.gather(running, return_exceptions=True)
 
 
+@pytest.mark.parametrize("name", ["access", "of a later release"])
+async def test_a_copy_that_is_too_large_is_given_up_long_before_its_time(name: str) -> None:
+    endless = Scripted(lambda request: _for_ever(HELLO, piece(b"x" * PIECE_BYTES, name=name, last=name != "access")))
+    async with peer_server(endless) as port, asyncio.timeout(PATIENCE):
+        assert await copies(Blob(), port, seconds=3600.0)._ask_all() is False
+
+
 POISON: dict[str, tuple[int, bytes]] = {
     "no message": (0, b"\xff" * 40),
     "a name that is none": (0, ppb.ProviderState(providers=[{"workspace": "a/b", "name": "p0"}]).SerializeToString()),
