@@ -2,38 +2,18 @@
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-from google.protobuf.descriptor import MethodDescriptor
 from google.protobuf.message_factory import GetMessageClass
 
-import junctor.v1
-from services.access.policy import POLICY, Rule, Where, matrix, workspace_of
+from services.access.policy import POLICY, Where, matrix, workspace_of
 from services.access.roles import NEEDED, Permission, Role
 from services.assembly import POLICY as OPENNESS
 from services.runtime.auth import Access
+from tests.rpcs import METHODS, set_names
 
 DOC = Path(__file__).parents[2] / "docs/access.md"
-
-
-def methods() -> Iterator[MethodDescriptor]:
-    for module in pkgutil.iter_modules(junctor.v1.__path__):
-        if module.name.endswith("_pb2"):
-            file: Any = importlib.import_module(f"junctor.v1.{module.name}").DESCRIPTOR
-            for service in file.services_by_name.values():
-                yield from service.methods
-
-
-def path_of(method: MethodDescriptor) -> str:
-    return f"/{method.containing_service.full_name}/{method.name}"
-
-
-METHODS = {path_of(method): method for method in methods()}
 
 
 def test_every_rpc_has_a_row_and_every_row_an_rpc() -> None:
@@ -56,23 +36,8 @@ def test_a_row_finds_the_workspace_in_its_request(path: str) -> None:
     message = GetMessageClass(METHODS[path].input_type)()
     rule = POLICY[path]
     assert workspace_of(rule, message) == ""
-    set_workspace(message, rule, "team")
+    set_names(message, "team")
     assert workspace_of(rule, message) == "team"
-
-
-def set_workspace(message: Any, rule: Rule, name: str) -> None:
-    """Write a name into every place that may be the workspace: just one of them is read."""
-    for field in message.DESCRIPTOR.fields:
-        if field.name in ("workspace", "name") and field.type == field.TYPE_STRING:
-            setattr(message, field.name, name)
-        elif field.message_type is not None and not field.is_repeated and "." not in field.name:
-            inner = getattr(message, field.name)
-            for step in ("workspace", "name"):
-                if (
-                    step in inner.DESCRIPTOR.fields_by_name
-                    and inner.DESCRIPTOR.fields_by_name[step].message_type is None
-                ):
-                    setattr(inner, step, name)
 
 
 WRITES = ("Create", "Update", "Delete")
