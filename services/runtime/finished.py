@@ -110,10 +110,11 @@ Hook = Callable[[Finished], None]
 class Hooks:
     """Whoever wants to hear of ended calls. One for each router."""
 
-    __slots__ = ("_hooks",)
+    __slots__ = ("_failing", "_hooks")
 
     def __init__(self) -> None:
         self._hooks: list[Hook] = []
+        self._failing: set[Hook] = set()
 
     def add(self, hook: Hook) -> None:
         """Have ``hook`` hear of every call that ends from now on."""
@@ -123,12 +124,14 @@ class Hooks:
         return bool(self._hooks)
 
     def tell(self, finished: Finished) -> None:
-        """Tell every hook; one that fails hurts neither the call nor the others."""
+        """Tell every hook; one that fails hurts neither the call nor the others, and is logged the first time."""
         for hook in self._hooks:
             try:
                 hook(finished)
-            except Exception:  # noqa: BLE001 - logged in full; the call and the other hooks go on
-                _log.exception("a hook failed", extra={"request_id": finished.call.request_id})
+            except Exception:  # noqa: BLE001 - the call and the other hooks go on
+                if hook not in self._failing:
+                    self._failing.add(hook)
+                    _log.exception("a hook failed", extra={"request_id": finished.call.request_id})
 
 
 def source_of(error: JunctorError) -> str:

@@ -126,6 +126,8 @@ class Tracer:
         operation = _OPERATIONS.get(finished.kind, finished.kind)
         error = error_type(finished) if finished.source else ""
         self.end(trace, f"route {operation}", INTERNAL, _of_call(finished, operation), error=error)
+        if not trace.attempts:
+            return
         ends = [start for _, start, _, _ in trace.attempts[1:]] + [time.time_ns()]
         for number, ((span_id, start, provider, model), end) in enumerate(zip(trace.attempts, ends, strict=True)):
             tried = finished.attempts[number] if number < len(finished.attempts) else None

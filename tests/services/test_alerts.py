@@ -107,6 +107,9 @@ def test_what_only_auth_and_tls_make_is_made() -> None:
 
 async def test_every_metric_of_an_alert_or_a_dashboard_is_exported(tmp_path: Path) -> None:
     there = await exported(tmp_path) | ELSEWHERE
+    page = (DEPLOY.parent / "docs" / "observability.md").read_text()
+    families = {re.sub("_(bucket|sum|count)$", "", name) for name in there if not name.startswith("process_")}
+    assert not {name for name in families if f"`{name}`" not in page}
     missing = {(where, metric) for where, expression in queries() for metric in metrics_of(expression) - there}
     assert not missing
     assert len({metric for _, expression in queries() for metric in metrics_of(expression)}) > 30

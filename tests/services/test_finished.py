@@ -220,9 +220,10 @@ async def test_a_hook_that_fails_is_not_the_calls_matter(
     bench.router.flights.hooks.add(heard.append)
     upstream.always(WHOLE)
     bench.in_turn(upstream.url)
-    assert await bench.result(openai(request_id="req-9")) == "200 complete"
-    assert len(heard) == 1
-    assert "a hook failed" in caplog.text
+    for _ in range(2):
+        assert await bench.result(openai(request_id="req-9")) == "200 complete"
+    assert len(heard) == 2
+    assert caplog.text.count("a hook failed") == 1
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,11 @@ import pytest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 from opentelemetry.proto.trace.v1 import trace_pb2
 
+from junctor.errors import NoRoute
 from services.runtime.auth import Secret
 from services.runtime.collector import Collector, fields
 from services.runtime.exchange import Call, Headers, Route
+from services.runtime.finished import Finished
 from services.runtime.otlp import QUEUE, OtlpExporter
 from services.runtime.tracing import INTERNAL, Span, Tracer, parse
 from tests.cluster import Cluster, running
@@ -223,6 +225,15 @@ async def test_a_caller_that_leaves_ends_its_spans(tmp_path: Path, upstream: Scr
             await collector.request()
         spans = spans_of([request.body for request in collector.requests])
     assert sorted(attributes(span)["error.type"] for span in spans) == ["cancelled", "client_gone", "cut_off"]
+
+
+def test_a_call_that_reaches_no_provider_has_its_span_and_no_attempts() -> None:
+    spans: list[Span] = []
+    tracer = Tracer(spans.append)
+    asked = call()
+    error = NoRoute("x")
+    tracer(Finished(asked, verdict="failed", source="caller", error=error, trace=tracer.begin(asked)))
+    assert [(one.name, one.error) for one in spans] == [("route chat", "no_route")]
 
 
 async def test_nothing_is_changed_and_nothing_imported_where_nobody_traces(
