@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 PROTOS := $(wildcard protos/junctor/v1/*.proto)
 
-.PHONY: help up setup setup-dev test lint format proto proto-check proto-baseline lock wheel interop alerts check bench clean
+.PHONY: help up setup setup-dev test lint format proto proto-check proto-baseline lock wheel interop alerts check bench sbom clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -81,6 +81,10 @@ bench: setup  ## Measure junctor beside nginx and Envoy (six minutes); options i
 
 lock: setup-dev  ## Write the locks anew from pyproject.toml
 	@bash deploy/lock.sh $(BIN)
+
+sbom: setup  ## Write what the server is made of (CycloneDX) to dist/sbom.cdx.json
+	@mkdir -p dist
+	@$(BIN)/python deploy/sbom.py > dist/sbom.cdx.json
 
 clean:  ## Remove what was installed and built
 	@rm -rf $(VENV) dist build *.egg-info
