@@ -157,12 +157,14 @@ class Counted(Observer):
 
     async def admit(self, candidate: Candidate) -> None:
         """Wait for a slot of a provider with a limit. Raises Overloaded, NotReady."""
-        came = self._ledger.clock()
+        slots, came = self._ledger.slots, self._ledger.clock()
+        waits = candidate.provider.ref in slots.full
         try:
-            await self._ledger.slots.take(candidate.provider, self.until)
+            await slots.take(candidate.provider, self.until)
         finally:
             self._admitted = self._ledger.clock()
-            self.waited += self._admitted - came
+            if waits:
+                self.waited += self._admitted - came
 
     def began(self, candidate: Candidate, answer: Answer) -> None:
         """Count an open call."""
