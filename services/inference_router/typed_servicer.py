@@ -30,6 +30,9 @@ Context = grpc.aio.ServicerContext[Any, Any]
 ANSWER_LIMIT = 64 * 1024 * 1024
 """Bytes of an answer that is held whole: what a client of ours receives at most."""
 
+_TRACE_CONTEXT = ("traceparent", "tracestate")
+"""Metadata that goes on to the provider, as header fields of these names do."""
+
 _TOO_LARGE = "The answer is too large to be sent whole"
 
 ERROR_LIMIT = 64 * 1024
@@ -97,6 +100,11 @@ class TypedServicer(InferenceServicer):
             request_id=info.request_id if info is not None else uuid.uuid4().hex,
         )
         call.principal = None if info is None else info.principal
+        call.headers += [
+            (str(name).encode(), str(value).encode())
+            for name, value in context.invocation_metadata() or ()
+            if name in _TRACE_CONTEXT
+        ]
         cap_by_deadline(call, context)
         return call
 
