@@ -16,7 +16,7 @@ from junctor.channel import open_channel
 from services.assembly import Node
 from services.settings import Settings
 
-READY_SECONDS = 20.0
+READY_SECONDS = 60.0
 
 
 @dataclass
@@ -89,7 +89,7 @@ async def running(folder: Path, **flags: Any) -> AsyncIterator[Cluster]:
     try:
         await node.start()
         async with (
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{node.http_port}", trust_env=False, timeout=20) as http,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{node.http_port}", trust_env=False, timeout=60) as http,
             open_channel(f"127.0.0.1:{node.grpc_port}") as channel,
         ):
             cluster = Cluster(http, channel, node)

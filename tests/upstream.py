@@ -70,7 +70,7 @@ __all__ = [
     "head",
 ]
 
-PATIENCE = 20.0
+PATIENCE = 60.0
 """Seconds after which a wait of a test is given up; never reached by code that works."""
 
 

@@ -88,7 +88,7 @@ async def place(edge: Edge, upstream: ScriptedUpstream) -> AsyncIterator[Place]:
     """A workspace of the test's own with a scripted provider that is ready."""
     name = f"w-{uuid.uuid4().hex[:10]}"
     workspaces = "/apis/entities/v2/workspaces"
-    async with httpx.AsyncClient(base_url=edge.url, trust_env=False, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=edge.url, trust_env=False, timeout=60) as http:
         (await http.post(workspaces, json={"name": name})).raise_for_status()
         provider = {"name": "up", "host_url": upstream.url}
         (await http.post(f"/apis/models/v2/workspaces/{name}/providers", json=provider)).raise_for_status()

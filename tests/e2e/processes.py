@@ -21,7 +21,7 @@ from tests.cluster import Access, until
 from tests.ports import free_port
 
 ROOT = Path(__file__).parents[2]
-PATIENCE = 60.0
+PATIENCE = 120.0
 """Seconds after which a process that does nothing fails a test; never reached by one that works."""
 
 
@@ -144,7 +144,7 @@ class Deployment:
     @asynccontextmanager
     async def access(self) -> AsyncIterator[Access]:
         async with (
-            httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.http_port}", trust_env=False, timeout=20) as http,
+            httpx.AsyncClient(base_url=f"http://127.0.0.1:{self.http_port}", trust_env=False, timeout=60) as http,
             self.grpc("inference-router") as channel,
         ):
             yield Access(http, channel)

@@ -26,7 +26,7 @@ async def started(folder: Path, **environ: str) -> AsyncIterator[httpx.AsyncClie
     port, grpc = free_port(), free_port()
     flags = ("--port", str(port), "--grpc-port", str(grpc), "--data-dir", "data")
     script = process("junctord", *PORTS, GATEWAY, *flags, folder=folder, **QUIET, **environ)
-    client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20)
+    client = httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60)
     async with script, client as http:
         await until(lambda: status_is(http, "/health/ready", 200), seconds=PATIENCE)
         yield http

@@ -51,7 +51,7 @@ async def up(folder: Path, *flags: str, **environ: str) -> AsyncIterator[Up]:
     began = time.perf_counter()
     async with (
         process("junctor", "up", *ports, *flags, folder=folder, **environ) as one,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=20) as http,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as http,
     ):
 
         async def ready() -> bool:

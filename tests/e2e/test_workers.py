@@ -66,7 +66,7 @@ async def all_ready(team: Deployment) -> bool:
 
 
 def admin_of(team: Deployment) -> httpx.AsyncClient:
-    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{team.admin_ports[TEAM]}", trust_env=False, timeout=20)
+    return httpx.AsyncClient(base_url=f"http://127.0.0.1:{team.admin_ports[TEAM]}", trust_env=False, timeout=60)
 
 
 async def samples(team: Deployment, name: str) -> dict[str, float]:
@@ -110,7 +110,7 @@ def chats(ready: Thread) -> int:
 
 async def ask(team: Deployment) -> None:
     """Ask what is served, over a connection of its own; the system chooses the worker."""
-    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{team.http_port}", trust_env=False, timeout=20) as http:
+    async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{team.http_port}", trust_env=False, timeout=60) as http:
         assert (await http.get("/v1/models")).status_code == 200
 
 
@@ -332,7 +332,7 @@ async def test_up_runs_the_registries_once_behind_the_shared_ports(tmp_path: Pat
                 with pytest.raises(grpc.aio.AioRpcError) as refused:
                     await stub.GetModel(model_registry_pb2.GetModelRequest(workspace="default", name="nothing"))
                 assert refused.value.code() is grpc.StatusCode.NOT_FOUND
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{http_port}", trust_env=False, timeout=20) as http:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{http_port}", trust_env=False, timeout=60) as http:
             assert (await http.get("/status")).json()["services"]["not_ready"] == []
             chat = {"model": "default/demo-echo-1", "messages": core.MESSAGES}
             assert (await http.post(CHAT, json=chat)).status_code == 200

@@ -16,7 +16,7 @@ from gateway_http.options import EdgeOptions
 from gateway_http.protocol import make_protocol
 from services.runtime.exchange import Call, Head, Outcome, Sink, Verdict
 
-BOUND = 10.0
+BOUND = 60.0
 """Seconds after which a test that waits gives up."""
 
 
