@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from services.runtime.admin_http import AdminServer
+from services.runtime.auth import Secret
 from services.runtime.interceptors import CallCounters
 from services.runtime.metrics import Collector, Family, Sample, call_metrics, process_metrics, render
 
@@ -145,3 +146,79 @@ async def test_stopping_drops_a_connection_that_says_nothing() -> None:
     assert await asyncio.wait_for(reader.read(), 10) == b""
     writer.close()
     await writer.wait_closed()
+
+
+TOKEN = "t" * 43
+
+
+@asynccontextmanager
+async def debugged(*, token: str | None = TOKEN) -> AsyncIterator[tuple[int, list[object]]]:
+    asked: list[object] = []
+
+    async def answer(question: str, body: object = None) -> dict[str, object]:
+        asked.append((question, body))
+        if body == {"bad": True}:
+            raise ValueError("bad must be good")
+        return {"process": question}
+
+    server = AdminServer(readiness=dict, debug=answer, token=None if token is None else Secret(token))
+    port = await server.start("127.0.0.1", 0)
+    try:
+        yield port, asked
+    finally:
+        await server.stop()
+
+
+async def ask(
+    port: int, method: str, path: str, *, body: bytes = b"", fields: str = f"authorization: Bearer {TOKEN}\r\n"
+) -> tuple[int, bytes]:
+    head = f"{method} {path} HTTP/1.1\r\nhost: x\r\n{fields}content-length: {len(body)}\r\n\r\n"
+    status, _, answered = await send(port, head.encode() + body)
+    return status, answered
+
+
+@pytest.mark.parametrize("method", ["GET", "PUT"])
+@pytest.mark.parametrize("path", ["/debug/info", "/debug/log-level", "/debug/bundle", "/debug/none"])
+@pytest.mark.parametrize(
+    "fields",
+    [
+        "",
+        "authorization: Bearer \r\n",
+        "authorization: Bearer x\r\n",
+        f"authorization: Basic {TOKEN}\r\n",
+        f"authorization: {TOKEN}\r\n",
+    ],
+    ids=["none", "empty", "other", "basic", "no scheme"],
+)
+async def test_nobody_debugs_without_the_service_token(method: str, path: str, fields: str) -> None:
+    async with debugged() as (port, asked):
+        assert (await ask(port, method, path, fields=fields, body=b"{}"))[0] == 401
+        assert asked == []
+
+
+async def test_without_a_token_of_its_own_a_process_has_no_debugging() -> None:
+    async with debugged(token=None) as (port, asked):
+        assert (await ask(port, "GET", "/debug/info"))[0] == 404
+        assert asked == []
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "body", "status", "asked"),
+    [
+        ("GET", "/debug/calls", b"", 200, [("calls", None)]),
+        ("GET", "/debug/log-level?x", b"", 200, [("log-level", None)]),
+        ("PUT", "/debug/log-level", b'{"level":"debug"}', 200, [("log-level", {"level": "debug"})]),
+        ("PUT", "/debug/sampling", b'{"bad":true}', 422, [("sampling", {"bad": True})]),
+        ("PUT", "/debug/sampling", b"null", 422, []),
+        ("PUT", "/debug/sampling", b"{", 422, []),
+        ("PUT", "/debug/sampling", b"x" * 65537, 413, []),
+        ("PUT", "/debug/calls", b"{}", 405, []),
+        ("DELETE", "/debug/calls", b"", 405, []),
+        ("GET", "/debug/none", b"", 404, []),
+        ("GET", "/debug/", b"", 404, []),
+    ],
+)
+async def test_what_the_token_opens(method: str, path: str, body: bytes, status: int, asked: list[object]) -> None:
+    async with debugged() as (port, heard):
+        assert (await ask(port, method, path, body=body))[0] == status
+        assert heard == asked
