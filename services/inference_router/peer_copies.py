@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from junctor.channel import Peer
-from junctor.errors import JunctorError
+from junctor.errors import JunctorError, PermissionDenied, Unauthenticated
 from junctor.v1 import router_peers_pb2 as pb
 from junctor.v1.router_peers_pb2_grpc import RouterPeersStub
 from services.inference_router.peers_servicer import version_from, version_to
@@ -134,7 +134,9 @@ class PeerCopies:
         except TimeoutError:
             _log.warning("another router did not give its catalog in time", extra={"peer": target})
         except JunctorError as error:
-            _log.debug("another router gave no catalog", extra={"peer": target, "reason": error.reason})
+            refused = isinstance(error, Unauthenticated | PermissionDenied)  # that does not pass by itself
+            level = logging.WARNING if refused else logging.DEBUG
+            _log.log(level, "another router gave no catalog", extra={"peer": target, "reason": error.reason})
         except PartRefused as why:
             _log.warning("another router's catalog was not taken: %s", why, extra={"peer": target})
         except Exception:  # noqa: BLE001 - whatever one router sends, the next may have what is needed

@@ -170,13 +170,15 @@ async def test_a_router_alone_or_among_empty_ones_is_not_ready(upstream: Scripte
         assert not await second.ready()
 
 
-async def test_without_the_token_nothing_is_given(registries: Registries) -> None:
+async def test_without_the_token_nothing_is_given(registries: Registries, caplog: pytest.LogCaptureFixture) -> None:
     async with router(registries.port) as (first, port):
         await ready(first)
         await registries.stop()
         async with router(registries.port, port, token=Secret("x" * 40)) as (second, _):
             assert await second._copies._ask_all() is False  # type: ignore[union-attr]
             assert not await second.ready()
+        told = {record.reason for record in caplog.records if "gave no catalog" in record.getMessage()}  # type: ignore[attr-defined]
+        assert "PERMISSION_DENIED" in told
         for metadata in ((), token_metadata(Secret("x" * 40))):
             peer = open_peer(f"127.0.0.1:{port}", name="p", metadata=metadata)
             with pytest.raises((errors.Unauthenticated, errors.PermissionDenied)):
