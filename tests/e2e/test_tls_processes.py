@@ -23,6 +23,13 @@ from tests.upstream import ScriptedUpstream, Sse
 
 EVERY = (*PORTS, GATEWAY)
 OLD, NEW = Authority("old"), Authority("new")
+CALLERS = {
+    "access-control": tuple(name for name in EVERY if name != "access-control"),
+    "model-registry": ("provider-registry",),
+    "provider-registry": ("inference-router",),
+    "inference-router": ("inference-router",),
+}
+"""Who calls internal services of whom, as docs/tls.md has it."""
 CHAT = {"model": "default/test-model", "messages": [{"role": "user", "content": "hi"}], "stream": True}
 
 
@@ -57,7 +64,7 @@ class Secured:
             return environ
         return environ | {
             "JUNCTOR_PEER_CLIENT_CA_FILE": str(mount.authority),
-            "JUNCTOR_PEER_NAMES": ",".join(name_of(other) for other in ("inference-router", "provider-registry")),
+            "JUNCTOR_PEER_NAMES": ",".join(name_of(other) for other in CALLERS[service]),
             "JUNCTOR_PEER_PROOF": "certificate",
         }
 
