@@ -16,6 +16,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTrace
 from opentelemetry.proto.trace.v1 import trace_pb2
 
 from junctor.errors import NoRoute
+from junctor.v1 import inference_pb2
+from junctor.v1.inference_pb2_grpc import InferenceStub
 from services.runtime.auth import Secret
 from services.runtime.collector import Collector, fields
 from services.runtime.exchange import Call, Headers, Route
@@ -212,6 +214,17 @@ async def test_a_call_without_a_trace_begins_one_over_http_too(tmp_path: Path, u
         for resource in ExportTraceServiceRequest.FromString(body).resource_spans
     }
     assert "service.name" in resource
+
+
+async def test_a_typed_callers_trace_goes_on_to_the_provider(cluster: Cluster, upstream: ScriptedUpstream) -> None:
+    upstream.script(ANSWER, path="/v1/chat/completions")
+    await cluster.add_provider("one", upstream.url)
+    request = inference_pb2.ChatCompletionRequest(model="default/test-model")
+    request.messages.add(role="user").content.add(text="hi")
+    metadata = (("traceparent", PARENT), ("tracestate", "a=1"))
+    await InferenceStub(cluster.channel).CreateChatCompletion(request, metadata=metadata)
+    (asked,) = (request for request in upstream.requests if request.method == "POST")
+    assert (asked.header("traceparent"), asked.header("tracestate")) == (PARENT, "a=1")
 
 
 async def test_a_caller_that_leaves_ends_its_spans(tmp_path: Path, upstream: ScriptedUpstream) -> None:
