@@ -24,6 +24,8 @@ from services.inference_router.resolution import Resolution
 from services.inference_router.snapshot import Catalog, Provider
 from services.runtime.exchange import Call, Route
 
+_ALLOWED = 10_000
+"""Decisions that are kept."""
 _VIEWS = 64
 """Catalogs as sets of workspaces see them that are kept: most callers see the same few."""
 
@@ -39,6 +41,9 @@ class Permissions:
         self._reporter = reporter
         self._views: dict[frozenset[str], Catalog] = {}
         self._viewed_at = -1
+        self._allowed: dict[tuple[Caller, Route, str, str, str | None], Resolution] = {}
+        """What a caller asked for and may have, since the catalog last changed; a caller of other rights is another."""
+        self._allowed_at = -1
         self._running: Counter[str] = Counter()
 
     @property
@@ -46,16 +51,24 @@ class Permissions:
         """Tell whether callers are told apart."""
         return self._authenticator is not None
 
-    async def admit(self, call: Call) -> Caller:
-        """Find out who calls, and write it into the call. Raises Unauthenticated, NotReady."""
+    def known(self, call: Call) -> Caller | None:
+        """Return who calls if that takes no waiting, and write it into the call; else :meth:`admit` tells."""
         if self._authenticator is None:
             return NOBODY
         caller = call.principal
-        if call.assertion and isinstance(caller, Caller) and caller.identity.kind is Kind.SERVICE:
-            caller = self._authenticator.asserted_known(call.assertion)
-            call.principal = caller = caller or await self._authenticator.asserted(call.assertion)
-        if not isinstance(caller, Caller):
+        if type(caller) is not Caller:
+            return None
+        if not call.assertion or caller.identity.kind is not Kind.SERVICE:
+            return caller
+        if (asserted := self._authenticator.asserted_known(call.assertion)) is not None:
+            call.principal = asserted
+        return asserted
+
+    async def admit(self, call: Call) -> Caller:
+        """Find out who calls, and write it into the call. Raises Unauthenticated, NotReady."""
+        if self._authenticator is None or type(call.principal) is not Caller:
             raise Unauthenticated("Unauthorized")
+        call.principal = caller = await self._authenticator.asserted(call.assertion)
         return caller
 
     @contextmanager
@@ -84,10 +97,17 @@ class Permissions:
 
         Raises what resolution does, and PermissionDenied.
         """
-        found = usual() if caller.everywhere else self._seen(caller, call, model, usual)
-        virtual_model = found.virtual_model
-        self.check_model(caller, virtual_model.workspace, virtual_model.name, call)
-        return found
+        if self._allowed_at != self._keeper.changes or len(self._allowed) > _ALLOWED:
+            self._allowed_at = self._keeper.changes
+            self._allowed.clear()
+        asked = (caller, call.route, call.workspace, call.name, model)
+        allowed = self._allowed.get(asked)
+        if allowed is None:
+            allowed = usual() if caller.everywhere else self._seen(caller, call, model, usual)
+            virtual_model = allowed.virtual_model
+            self.check_model(caller, virtual_model.workspace, virtual_model.name, call)
+            self._allowed[asked] = allowed
+        return allowed
 
     def provider(self, caller: Caller, call: Call) -> Provider:
         """Find the provider of a provider route as the caller sees the catalog. Raises as resolution does, and

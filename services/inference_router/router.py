@@ -82,10 +82,10 @@ class Router:
         if self.tracer is not None:
             flight.trace = self.tracer.begin(call)
         try:
-            if not self.permissions.enforced:
-                outcome = await self._serve(call, sink, flight, NOBODY)
+            caller = self.permissions.known(call) or await self.permissions.admit(call)
+            if caller.limits.concurrency is None:
+                outcome = await self._serve(call, sink, flight, caller)
             else:
-                caller = await self.permissions.admit(call)
                 with self.permissions.slot(caller):
                     outcome = await self._serve(call, sink, flight, caller)
         except BaseException as error:
