@@ -111,6 +111,16 @@ def test_every_published_port_is_of_this_machine_alone() -> None:
             assert port.startswith("127.0.0.1:"), name
 
 
+def test_what_takes_the_calls_can_be_scaled() -> None:
+    router = compose(VARIABLES)["services"]["inference-router"]
+
+    (port,) = router["ports"]
+    first, last = map(int, port.split(":")[1].split("-"))
+    assert last > first, "a port of this machine for each replica"
+    assert all(":" not in volume for volume in router["volumes"]), "no volume is shared"
+    assert "container_name" not in router
+
+
 def test_every_secret_is_a_file_that_the_script_makes(tmp_path: Path) -> None:
     def run() -> dict[str, bytes]:
         command = ["bash", DEPLOY / "secrets.sh", tmp_path / "made"]
@@ -129,7 +139,9 @@ def test_every_file_that_is_mounted_is_there() -> None:
     for name, service in compose(VARIABLES)["services"].items():
         for volume in service.get("volumes", []):
             source = volume.split(":")[0]
-            if source.startswith("."):
+            if source.startswith("/"):
+                assert source == volume, "a volume of the container's own"
+            elif source.startswith("."):
                 assert (DEPLOY / source).exists(), f"{name}: {source}"
             else:
                 assert source in compose(VARIABLES)["volumes"], f"{name}: {source}"

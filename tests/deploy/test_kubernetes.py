@@ -108,6 +108,18 @@ def test_the_chart_is_the_same_manifests(
         assert one == by_kustomize[name], name
 
 
+def test_the_operator_of_prometheus_finds_every_service(
+    charted: Callable[..., dict[str, Object]], kustomized: Callable[[str], Manifests]
+) -> None:
+    (monitor,) = documents(KUBERNETES / "components" / "servicemonitor")
+
+    assert charted("values", "serviceMonitor.enabled=true")["ServiceMonitor/junctor"] == monitor
+    for name in EVERY:
+        service = kustomized("base").get("Service", name)
+        assert monitor["spec"]["selector"]["matchLabels"].items() <= service["metadata"]["labels"].items()
+        assert monitor["spec"]["endpoints"][0]["port"] in {port["name"] for port in service["spec"]["ports"]}
+
+
 @pytest.mark.parametrize("name", EVERY)
 def test_a_service_is_whole_by_itself(kustomized: Callable[[str], Manifests], name: str) -> None:
     alone = kustomized(f"base/{name}")
