@@ -11,7 +11,7 @@ from junctor import errors
 from services.runtime.exchange import Attempt, Call, Route, Usage
 from services.runtime.finished import Finished
 from services.runtime.histograms import FIRST_TOKEN, OUTPUT_TOKEN, SECONDS, TOKENS, Histogram
-from services.runtime.inference_metrics import OTHER, InferenceMetrics
+from services.runtime.inference_metrics import MOST_SERIES, OTHER, InferenceMetrics
 from services.runtime.metrics import Family, render
 
 LABELS = {
@@ -121,6 +121,15 @@ def test_beyond_the_cap_everything_is_other_and_nothing_is_lost() -> None:
     tries = {name: value for name, value in found.items() if name.startswith("junctor_attempts_total")}
     assert len(tries) == 11
     assert sum(tries.values()) == 50
+
+
+def test_histograms_are_fewer_and_lose_nothing_either() -> None:
+    providers = [f"default/p{n}" for n in range(MOST_SERIES + 50)]
+    found = counted(*[ended(provider=name) for name in providers], known=lambda: providers)
+    durations = {name: value for name, value in found.items() if "request_duration_seconds_count" in name}
+    assert len(durations) == MOST_SERIES + 1
+    assert sum(durations.values()) == len(providers)
+    assert len([name for name in found if name.startswith("junctor_requests_total")]) == len(providers)
 
 
 def test_providers_that_are_gone_make_room() -> None:
