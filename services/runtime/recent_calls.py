@@ -100,7 +100,7 @@ class Rule:
         elif self.by == "tag":
             found = any(f"{name}={value}" == self.value for name, value in call.tags)
         else:
-            found = self.value in (getattr(call.principal, "principal", ""), getattr(call.principal, "key_id", ""))
+            found = getattr(call.principal, "principal", "") in (self.value, f"key:{self.value}")
         return found and zlib.crc32(call.request_id.encode()) * _MIX % 2**32 < self.share * 2**32
 
 

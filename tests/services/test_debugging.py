@@ -31,8 +31,7 @@ def call(request_id: str = "req-1", **fields: Any) -> Call:
 
 
 class Caller:
-    principal = "key:abc"
-    key_id = "abc"
+    principal = "key:abc"  # as Caller in services.access has it
 
 
 def finished(one: Call, **fields: Any) -> Finished:
