@@ -142,16 +142,19 @@ class InferenceMetrics:
         return entry
 
     def _make_room(self) -> None:
-        """Drop what belongs to providers that are gone; only now and then, as it takes long and may be in vain."""
+        """Drop what belongs to providers that are gone; after a time in vain only now and then, as it takes long."""
         self._overflows += 1
         if self._overflows % _PATIENCE != 1:
             return
+        before = len(self._entries) + len(self._series)
         known = {*self._known(), OTHER, ""}
         self._entries = {key: entry for key, entry in self._entries.items() if key[2] in known}
         self._series = {place: series for place, series in self._series.items() if place[1] in known}
         self._attempts = {key: count for key, count in self._attempts.items() if key[0] in known}
         self._waits = {name: histogram for name, histogram in self._waits.items() if name in known}
         self._connects = {name: histogram for name, histogram in self._connects.items() if name in known}
+        if len(self._entries) + len(self._series) < before:
+            self._overflows = 0
 
     def _count_attempts(self, finished: Finished) -> None:
         for attempt in finished.attempts:
