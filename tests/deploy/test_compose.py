@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import re
+import shutil
 import signal
 import subprocess
 from collections.abc import AsyncIterator
@@ -155,6 +156,14 @@ def test_prometheus_asks_every_service_at_the_port_for_operators() -> None:
     assert str(found["port"]) == image().env["JUNCTOR_ADMIN_PORT"]
     for rules in config["rule_files"]:
         assert (DEPLOY / rules).exists()
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="PROMETHEUS' SETTINGS NOT JUDGED: promtool is not here")
+def test_prometheus_takes_its_settings() -> None:
+    command = ["promtool", "check", "config", DEPLOY / "prometheus.yaml"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+    assert done.returncode == 0, done.stderr
 
 
 def test_every_part_of_the_collectors_pipelines_is_defined() -> None:
