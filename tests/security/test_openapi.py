@@ -24,7 +24,7 @@ from tests.security.attack import Target, target
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
-EXAMPLES = 4
+EXAMPLES = 3
 CHECKS = [not_a_server_error, status_code_conformance, content_type_conformance, response_schema_conformance]
 SETTINGS = settings(
     max_examples=EXAMPLES,
