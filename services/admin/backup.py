@@ -56,15 +56,18 @@ class Manifest:
     not_included: Mapping[str, str]
 
 
-def back_up(files: Mapping[str, Path], folder: Path, not_included: Mapping[str, str]) -> Manifest:
+def back_up(
+    files: Mapping[str, Path], folder: Path, not_included: Mapping[str, str], *, patience: float = _LOCK_SECONDS
+) -> Manifest:
     """Copy one state of the stores ``files`` (path by store) into ``folder``, which is made, or is there and empty.
 
-    Raises BackupFailed, OSError. A folder without a manifest is no backup: it was cut, and can be removed.
+    ``patience``: seconds for which a lock is waited for at a time. A folder without a manifest is no backup: it was
+    cut, and can be removed. Raises BackupFailed, OSError.
     """
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if any(folder.iterdir()):
         raise BackupFailed(f"{folder} is not empty: name a folder for this backup alone")
-    with _snapshots(list(files.values())) as snapshots:
+    with _snapshots(list(files.values()), patience) as snapshots:
         taken_at = datetime.now(UTC).isoformat(timespec="milliseconds")
         stores = {
             store: _copy(snapshot, folder / f"{store}.sqlite") for store, snapshot in zip(files, snapshots, strict=True)
@@ -114,20 +117,22 @@ def restore(folder: Path, manifest: Manifest, data_dir: Path) -> None:
 
 
 @contextmanager
-def _snapshots(files: Sequence[Path]) -> Iterator[list[sqlite3.Connection]]:
+def _snapshots(files: Sequence[Path], patience: float) -> Iterator[list[sqlite3.Connection]]:
     """Open every store so that all show the same moment: nobody writes while the snapshots begin."""
     for _ in range(_TRIES):
         with ExitStack() as opened:
-            readers = [opened.enter_context(closing(_open(file))) for file in files]
+            readers = [opened.enter_context(closing(_open(file, patience))) for file in files]
             try:
                 with ExitStack() as writers:
                     for file in files:
-                        writers.enter_context(closing(_open(file))).execute("BEGIN IMMEDIATE")  # ends when it is closed
+                        writers.enter_context(closing(_open(file, patience))).execute(
+                            "BEGIN IMMEDIATE"
+                        )  # ends when it is closed
                     for reader in readers:
                         reader.execute("BEGIN")
                         reader.execute("SELECT value FROM revision").fetchone()
             except sqlite3.OperationalError as error:
-                if error.sqlite_errorcode != sqlite3.SQLITE_BUSY:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY:
                     raise BackupFailed(f"a store cannot be read: {error}") from error
                 continue
             yield readers
@@ -135,9 +140,9 @@ def _snapshots(files: Sequence[Path]) -> Iterator[list[sqlite3.Connection]]:
     raise BackupFailed("a store is being written to all the time; try again")
 
 
-def _open(file: Path) -> sqlite3.Connection:
+def _open(file: Path, patience: float) -> sqlite3.Connection:
     """Open a store that is there; never makes one."""
-    return sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True, timeout=_LOCK_SECONDS, isolation_level=None)
+    return sqlite3.connect(f"{file.absolute().as_uri()}?mode=rw", uri=True, timeout=patience, isolation_level=None)
 
 
 def _copy(snapshot: sqlite3.Connection, file: Path) -> StoreCopy:

@@ -10,10 +10,11 @@ import asyncio
 import json
 import re
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
-from dataclasses import dataclass
+from contextlib import asynccontextmanager, closing
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ import sqlalchemy as sa
 from junctor.channel import open_peer
 from junctor.errors import WatchExpired
 from junctor.v1 import model_registry_pb2_grpc, provider_registry_pb2_grpc, watch_pb2, workspaces_pb2_grpc
+from services.admin.backup import BackupFailed, back_up, read_manifest, restore
 from services.runtime.changes import CHANGES, COUNTER
 from services.runtime.db import open_database
 from tests.cluster import until
@@ -296,42 +298,60 @@ async def no_token_is_taken(url: str, deployed: Deployment, lost: Lost) -> None:
 
 
 @pytest.fixture
-async def backed_up(tmp_path: Path) -> Path:
-    """A backup of empty stores, made with nothing running."""
-    data = ("--data-dir", str(tmp_path / "data"))
-    assert await Process("junctord", *REGISTRIES, "migrate", *data, folder=tmp_path / "migrate").run() == 0
-    await done(command(tmp_path, {}, "backup", tmp_path / "backup", *data))
-    return tmp_path / "backup"
+async def files(tmp_path: Path) -> dict[str, Path]:
+    """Empty stores that nobody serves."""
+    data = tmp_path / "data"
+    assert await Process("junctord", *REGISTRIES, "migrate", "--data-dir", str(data), folder=tmp_path / "m").run() == 0
+    return {store: data / f"{store}.sqlite" for store in WATCHES}
 
 
 async def refused(folder: Path, *arguments: str | Path) -> str:
     process = command(folder, {}, *arguments)
     assert await process.run() == 1
     assert process.stderr.count("\n") == 1, process.stderr
-    (process.folder / "stderr").rename(process.folder / "stderr-before")
-    return (process.folder / "stderr-before").read_text()
+    said = process.stderr
+    (process.folder / "stderr").unlink()
+    return said
 
 
-async def test_nothing_is_overwritten_and_nothing_half_is_taken(backed_up: Path, tmp_path: Path) -> None:
-    data = ("--data-dir", tmp_path / "data")
-    other = ("--data-dir", tmp_path / "other")
-    assert "is not empty" in await refused(tmp_path, "backup", backed_up, *data)
-    assert "access_control.sqlite is there, and nothing is overwritten" in await refused(
-        tmp_path, "restore", backed_up, *data
-    )
-    assert "there is no store in" in await refused(tmp_path, "backup", tmp_path / "b2", *other)
-    store = backed_up / "provider_registry.sqlite"
+async def test_nothing_is_overwritten_and_nothing_half_is_taken(files: dict[str, Path], tmp_path: Path) -> None:
+    backup, other = tmp_path / "backup", tmp_path / "other"
+    made = back_up(files, backup, {"JUNCTOR_SECRET_KEY_FILE": "/k"})
+    assert read_manifest(backup) == made
+    assert list(made.stores) == list(WATCHES)
+    with pytest.raises(BackupFailed, match="is not empty"):
+        back_up(files, backup, {})
+    with pytest.raises(BackupFailed, match=r"access_control\.sqlite is there, and nothing is overwritten"):
+        restore(backup, made, tmp_path / "data")
+    store = backup / "provider_registry.sqlite"
     whole = store.read_bytes()
     store.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
-    assert "is not what was backed up" in await refused(tmp_path, "restore", backed_up, *other)
+    with pytest.raises(BackupFailed, match="is not what was backed up"):
+        restore(backup, made, other)
+    assert list(other.glob("*")) == [], "all stores or none"
     store.write_bytes(whole)
-    manifest = json.loads((backed_up / "manifest.json").read_text())
-    (backed_up / "manifest.json").write_text(json.dumps(manifest | {"keys": ["key-1"]}))
-    said = await refused(tmp_path, "restore", backed_up, *other)
+    (backup / "manifest.json").unlink()
+    with pytest.raises(BackupFailed, match="is no whole backup"):
+        read_manifest(backup)
+
+
+def test_a_store_that_is_being_written_to_all_the_time_is_given_up(files: dict[str, Path], tmp_path: Path) -> None:
+    with closing(sqlite3.connect(files["model_registry"], isolation_level=None)) as writer:
+        writer.execute("BEGIN IMMEDIATE")
+        with pytest.raises(BackupFailed, match="written to all the time"):
+            back_up(files, tmp_path / "backup", {}, patience=0.0)
+
+
+async def test_the_commands_name_what_is_missing_and_no_password(files: dict[str, Path], tmp_path: Path) -> None:
+    backup, other = tmp_path / "backup", tmp_path / "other"
+    manifest = asdict(back_up(files, backup, {}))
+    (backup / "manifest.json").write_text(json.dumps(manifest | {"keys": ["key-1"]}))
+    said = await refused(tmp_path, "restore", backup, "--data-dir", other)
     assert "lacks the keys that the backup's secrets need (key-1)" in said
-    (backed_up / "manifest.json").unlink()
-    assert "is no whole backup" in await refused(tmp_path, "restore", backed_up, *other)
-    assert list((tmp_path / "other").glob("*")) == []
-    url = ("--database-url", "postgresql://nobody:geheim@127.0.0.1:1/x")
-    assert "cannot reach the database x on 127.0.0.1" in (said := await refused(tmp_path, "new-epoch", *url))
+    assert not other.exists()
+    await done(command(tmp_path, {}, "restore", backup, "--data-dir", other, "--without-keys"))
+    assert "there is no store in" in await refused(tmp_path, "backup", tmp_path / "b2", "--data-dir", tmp_path)
+    url = "postgresql://nobody:geheim@127.0.0.1:1/x"
+    said = await refused(tmp_path, "new-epoch", "--database-url", url)
+    assert "cannot reach the database x on 127.0.0.1" in said
     assert "geheim" not in said
