@@ -24,10 +24,11 @@ _sym_db = _symbol_database.Default()
 
 from google.protobuf import field_mask_pb2 as google_dot_protobuf_dot_field__mask__pb2
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
+from junctor.v1 import access_pb2 as junctor_dot_v1_dot_access__pb2
 from junctor.v1 import watch_pb2 as junctor_dot_v1_dot_watch__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bjunctor/v1/workspaces.proto\x12\njunctor.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16junctor/v1/watch.proto\"\xd3\x02\n\tWorkspace\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x03 \x01(\tH\x00\x88\x01\x01\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12.\n\nupdated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nupdated_by\x18\x07 \x01(\t\x12\x18\n\x10resource_version\x18\x08 \x01(\t\x12\x31\n\x06labels\x18\t \x03(\x0b\x32!.junctor.v1.Workspace.LabelsEntry\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_description\"#\n\x13GetWorkspaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"n\n\x15ListWorkspacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0c\n\x04skip\x18\x03 \x01(\x05\x12\x10\n\x08order_by\x18\x04 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x05 \x01(\t\"p\n\x16ListWorkspacesResponse\x12)\n\nworkspaces\x18\x01 \x03(\x0b\x32\x15.junctor.v1.Workspace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"m\n\x16\x43reateWorkspaceRequest\x12(\n\tworkspace\x18\x01 \x01(\x0b\x32\x15.junctor.v1.Workspace\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\x8a\x01\n\x16UpdateWorkspaceRequest\x12(\n\tworkspace\x18\x01 \x01(\x0b\x32\x15.junctor.v1.Workspace\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"@\n\x16\x44\x65leteWorkspaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x10resource_version\x18\x02 \x01(\t\"+\n\x17\x44\x65leteWorkspaceResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"\x8b\x01\n\x0eWorkspaceEvent\x12(\n\x04type\x18\x01 \x01(\x0e\x32\x1a.junctor.v1.WatchEventType\x12\'\n\x08resource\x18\x02 \x01(\x0b\x32\x15.junctor.v1.Workspace\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x14\n\x0cresume_token\x18\x04 \x01(\t2\xf0\x03\n\nWorkspaces\x12\x46\n\x0cGetWorkspace\x12\x1f.junctor.v1.GetWorkspaceRequest\x1a\x15.junctor.v1.Workspace\x12W\n\x0eListWorkspaces\x12!.junctor.v1.ListWorkspacesRequest\x1a\".junctor.v1.ListWorkspacesResponse\x12L\n\x0f\x43reateWorkspace\x12\".junctor.v1.CreateWorkspaceRequest\x1a\x15.junctor.v1.Workspace\x12L\n\x0fUpdateWorkspace\x12\".junctor.v1.UpdateWorkspaceRequest\x1a\x15.junctor.v1.Workspace\x12Z\n\x0f\x44\x65leteWorkspace\x12\".junctor.v1.DeleteWorkspaceRequest\x1a#.junctor.v1.DeleteWorkspaceResponse\x12I\n\x0fWatchWorkspaces\x12\x18.junctor.v1.WatchRequest\x1a\x1a.junctor.v1.WorkspaceEvent0\x01\x42\x34\n\rio.junctor.v1P\x01Z\x14junctor/v1;junctorv1\xaa\x02\nJunctor.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bjunctor/v1/workspaces.proto\x12\njunctor.v1\x1a google/protobuf/field_mask.proto\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x17junctor/v1/access.proto\x1a\x16junctor/v1/watch.proto\"\xfa\x02\n\tWorkspace\x12\n\n\x02id\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\x12\x18\n\x0b\x64\x65scription\x18\x03 \x01(\tH\x00\x88\x01\x01\x12.\n\ncreated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\ncreated_by\x18\x05 \x01(\t\x12.\n\nupdated_at\x18\x06 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nupdated_by\x18\x07 \x01(\t\x12\x18\n\x10resource_version\x18\x08 \x01(\t\x12\x31\n\x06labels\x18\t \x03(\x0b\x32!.junctor.v1.Workspace.LabelsEntry\x12%\n\x06limits\x18\n \x01(\x0b\x32\x15.junctor.v1.KeyLimits\x1a-\n\x0bLabelsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x42\x0e\n\x0c_description\"#\n\x13GetWorkspaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\"n\n\x15ListWorkspacesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\x12\x0c\n\x04skip\x18\x03 \x01(\x05\x12\x10\n\x08order_by\x18\x04 \x01(\t\x12\x0e\n\x06\x66ilter\x18\x05 \x01(\t\"p\n\x16ListWorkspacesResponse\x12)\n\nworkspaces\x18\x01 \x03(\x0b\x32\x15.junctor.v1.Workspace\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x12\n\ntotal_size\x18\x03 \x01(\x05\"m\n\x16\x43reateWorkspaceRequest\x12(\n\tworkspace\x18\x01 \x01(\x0b\x32\x15.junctor.v1.Workspace\x12\x12\n\nrequest_id\x18\x02 \x01(\t\x12\x15\n\rvalidate_only\x18\x03 \x01(\x08\"\x8a\x01\n\x16UpdateWorkspaceRequest\x12(\n\tworkspace\x18\x01 \x01(\x0b\x32\x15.junctor.v1.Workspace\x12\x15\n\rvalidate_only\x18\x02 \x01(\x08\x12/\n\x0bupdate_mask\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.FieldMask\"@\n\x16\x44\x65leteWorkspaceRequest\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x18\n\x10resource_version\x18\x02 \x01(\t\"+\n\x17\x44\x65leteWorkspaceResponse\x12\x10\n\x08revision\x18\x01 \x01(\t\"\x8b\x01\n\x0eWorkspaceEvent\x12(\n\x04type\x18\x01 \x01(\x0e\x32\x1a.junctor.v1.WatchEventType\x12\'\n\x08resource\x18\x02 \x01(\x0b\x32\x15.junctor.v1.Workspace\x12\x10\n\x08revision\x18\x03 \x01(\x03\x12\x14\n\x0cresume_token\x18\x04 \x01(\t2\xf0\x03\n\nWorkspaces\x12\x46\n\x0cGetWorkspace\x12\x1f.junctor.v1.GetWorkspaceRequest\x1a\x15.junctor.v1.Workspace\x12W\n\x0eListWorkspaces\x12!.junctor.v1.ListWorkspacesRequest\x1a\".junctor.v1.ListWorkspacesResponse\x12L\n\x0f\x43reateWorkspace\x12\".junctor.v1.CreateWorkspaceRequest\x1a\x15.junctor.v1.Workspace\x12L\n\x0fUpdateWorkspace\x12\".junctor.v1.UpdateWorkspaceRequest\x1a\x15.junctor.v1.Workspace\x12Z\n\x0f\x44\x65leteWorkspace\x12\".junctor.v1.DeleteWorkspaceRequest\x1a#.junctor.v1.DeleteWorkspaceResponse\x12I\n\x0fWatchWorkspaces\x12\x18.junctor.v1.WatchRequest\x1a\x1a.junctor.v1.WorkspaceEvent0\x01\x42\x34\n\rio.junctor.v1P\x01Z\x14junctor/v1;junctorv1\xaa\x02\nJunctor.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,26 +38,26 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._serialized_options = b'\n\rio.junctor.v1P\001Z\024junctor/v1;junctorv1\252\002\nJunctor.V1'
   _globals['_WORKSPACE_LABELSENTRY']._loaded_options = None
   _globals['_WORKSPACE_LABELSENTRY']._serialized_options = b'8\001'
-  _globals['_WORKSPACE']._serialized_start=135
-  _globals['_WORKSPACE']._serialized_end=474
-  _globals['_WORKSPACE_LABELSENTRY']._serialized_start=413
-  _globals['_WORKSPACE_LABELSENTRY']._serialized_end=458
-  _globals['_GETWORKSPACEREQUEST']._serialized_start=476
-  _globals['_GETWORKSPACEREQUEST']._serialized_end=511
-  _globals['_LISTWORKSPACESREQUEST']._serialized_start=513
-  _globals['_LISTWORKSPACESREQUEST']._serialized_end=623
-  _globals['_LISTWORKSPACESRESPONSE']._serialized_start=625
-  _globals['_LISTWORKSPACESRESPONSE']._serialized_end=737
-  _globals['_CREATEWORKSPACEREQUEST']._serialized_start=739
-  _globals['_CREATEWORKSPACEREQUEST']._serialized_end=848
-  _globals['_UPDATEWORKSPACEREQUEST']._serialized_start=851
-  _globals['_UPDATEWORKSPACEREQUEST']._serialized_end=989
-  _globals['_DELETEWORKSPACEREQUEST']._serialized_start=991
-  _globals['_DELETEWORKSPACEREQUEST']._serialized_end=1055
-  _globals['_DELETEWORKSPACERESPONSE']._serialized_start=1057
-  _globals['_DELETEWORKSPACERESPONSE']._serialized_end=1100
-  _globals['_WORKSPACEEVENT']._serialized_start=1103
-  _globals['_WORKSPACEEVENT']._serialized_end=1242
-  _globals['_WORKSPACES']._serialized_start=1245
-  _globals['_WORKSPACES']._serialized_end=1741
+  _globals['_WORKSPACE']._serialized_start=160
+  _globals['_WORKSPACE']._serialized_end=538
+  _globals['_WORKSPACE_LABELSENTRY']._serialized_start=477
+  _globals['_WORKSPACE_LABELSENTRY']._serialized_end=522
+  _globals['_GETWORKSPACEREQUEST']._serialized_start=540
+  _globals['_GETWORKSPACEREQUEST']._serialized_end=575
+  _globals['_LISTWORKSPACESREQUEST']._serialized_start=577
+  _globals['_LISTWORKSPACESREQUEST']._serialized_end=687
+  _globals['_LISTWORKSPACESRESPONSE']._serialized_start=689
+  _globals['_LISTWORKSPACESRESPONSE']._serialized_end=801
+  _globals['_CREATEWORKSPACEREQUEST']._serialized_start=803
+  _globals['_CREATEWORKSPACEREQUEST']._serialized_end=912
+  _globals['_UPDATEWORKSPACEREQUEST']._serialized_start=915
+  _globals['_UPDATEWORKSPACEREQUEST']._serialized_end=1053
+  _globals['_DELETEWORKSPACEREQUEST']._serialized_start=1055
+  _globals['_DELETEWORKSPACEREQUEST']._serialized_end=1119
+  _globals['_DELETEWORKSPACERESPONSE']._serialized_start=1121
+  _globals['_DELETEWORKSPACERESPONSE']._serialized_end=1164
+  _globals['_WORKSPACEEVENT']._serialized_start=1167
+  _globals['_WORKSPACEEVENT']._serialized_end=1306
+  _globals['_WORKSPACES']._serialized_start=1309
+  _globals['_WORKSPACES']._serialized_end=1805
 # @@protoc_insertion_point(module_scope)

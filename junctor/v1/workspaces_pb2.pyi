@@ -9,6 +9,7 @@ from google.protobuf import field_mask_pb2 as _field_mask_pb2
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from junctor.v1 import access_pb2 as _access_pb2
 from junctor.v1 import watch_pb2 as _watch_pb2
 import builtins as _builtins
 import sys
@@ -56,6 +57,7 @@ class Workspace(_message.Message):
     UPDATED_BY_FIELD_NUMBER: _builtins.int
     RESOURCE_VERSION_FIELD_NUMBER: _builtins.int
     LABELS_FIELD_NUMBER: _builtins.int
+    LIMITS_FIELD_NUMBER: _builtins.int
     id: _builtins.str
     """`workspace-` and 22 base58 characters; a recreated workspace gets a new one. Set by the server."""
     name: _builtins.str
@@ -82,6 +84,10 @@ class Workspace(_message.Message):
         most 255. `junctor/owner` names the configuration that `junctor apply` keeps the resource by.
         """
 
+    @_builtins.property
+    def limits(self) -> _access_pb2.KeyLimits:
+        """What all callers together may use of it."""
+
     def __init__(
         self,
         *,
@@ -94,10 +100,11 @@ class Workspace(_message.Message):
         updated_by: _builtins.str = ...,
         resource_version: _builtins.str = ...,
         labels: _abc.Mapping[_builtins.str, _builtins.str] | None = ...,
+        limits: _access_pb2.KeyLimits | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "created_at", b"created_at", "description", b"description", "updated_at", b"updated_at"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "created_at", b"created_at", "description", b"description", "limits", b"limits", "updated_at", b"updated_at"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "created_at", b"created_at", "created_by", b"created_by", "description", b"description", "id", b"id", "labels", b"labels", "name", b"name", "resource_version", b"resource_version", "updated_at", b"updated_at", "updated_by", b"updated_by"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_description", b"_description", "created_at", b"created_at", "created_by", b"created_by", "description", b"description", "id", b"id", "labels", b"labels", "limits", b"limits", "name", b"name", "resource_version", b"resource_version", "updated_at", b"updated_at", "updated_by", b"updated_by"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__description: _TypeAlias = _typing.Literal["description"]  # noqa: Y015
     _WhichOneofArgType__description: _TypeAlias = _typing.Literal["_description", b"_description"]  # noqa: Y015
