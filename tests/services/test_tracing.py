@@ -24,6 +24,7 @@ from services.runtime.exchange import Call, Headers, Route
 from services.runtime.finished import Finished
 from services.runtime.otlp import QUEUE, OtlpExporter
 from services.runtime.tracing import INTERNAL, Span, Tracer, parse
+from services.settings import Settings, SettingsError
 from tests.cluster import Cluster, running
 from tests.upstream import PATIENCE, Hang, Json, ScriptedUpstream, Status
 
@@ -330,3 +331,55 @@ def test_header_fields_are_read_as_opentelemetry_writes_them() -> None:
     for bad in ("", "a", "a b=c", "a=%0a"):
         with pytest.raises(ValueError, match="name=value"):
             fields(bad)
+
+
+@pytest.mark.parametrize(
+    ("environment", "endpoint", "over_grpc", "share"),
+    [
+        ({}, None, None, 1.0),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317", "OTEL_TRACES_SAMPLER_ARG": "0.1"},
+            "http://c:4317",
+            True,
+            0.1,
+        ),
+        (
+            {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://c:4317", "JUNCTOR_OTLP_ENDPOINT": "https://d:4318/in"},
+            "https://d:4318/in",
+            False,
+            1.0,
+        ),
+        ({"JUNCTOR_OTLP_ENDPOINT": "http://c:9", "JUNCTOR_OTLP_PROTOCOL": "grpc"}, "http://c:9", True, 1.0),
+    ],
+    ids=["off", "as opentelemetry says it", "our own wins", "protocol"],
+)
+def test_settings_say_where_traces_go(
+    environment: dict[str, str], endpoint: str | None, over_grpc: bool | None, share: float
+) -> None:
+    found = Settings.load({}, {"HOME": "/nowhere", **environment}, services=("gateway",)).observing
+    assert (found.collector.endpoint if found.collector else None) == endpoint
+    assert (found.collector.over_grpc if found.collector else None) == over_grpc
+    assert (found.trace_sample, found.log_sample) == (share, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("OTLP_ENDPOINT", "c:4317"),
+        ("OTLP_ENDPOINT", "http://user:pass@c"),
+        ("OTLP_PROTOCOL", "http/json"),
+        ("OTLP_HEADERS", "secretvalue"),
+        ("TRACE_SAMPLE", "2"),
+        ("LOG_SAMPLE", "-1"),
+    ],
+)
+def test_bad_settings_are_refused_and_headers_not_shown(name: str, value: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        Settings.load({}, {"HOME": "/nowhere", f"JUNCTOR_{name}": value}, services=("gateway",))
+    assert name in str(refused.value)
+    assert "secretvalue" not in str(refused.value)
+
+
+def test_header_values_are_never_printed() -> None:
+    environment = {"HOME": "/nowhere", "JUNCTOR_OTLP_HEADERS": "authorization=Bearer%20abc"}
+    assert "abc" not in Settings.load({}, environment, services=("gateway",)).render()
