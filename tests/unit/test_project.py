@@ -27,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 PAPERS = sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 READERS_OF_THE_ENVIRONMENT = {
+    "services/__init__.py",  # sets grpc's own variable before grpc is imported
     "junctor/cli/output.py",  # what the terminal is: NO_COLOR, TERM, COLUMNS
     "junctor/config.py",
     "services/main.py",
