@@ -66,7 +66,6 @@ class Ends:
         attributes: Attributes = {
             "http.request.method": call.method,
             "http.route": ROUTES[call.route],
-            "url.scheme": "http",
             "junctor.request.id": call.request_id,
         }
         if status:

@@ -73,6 +73,7 @@ class RequestLog:
         self._encode = _json if isinstance(formatter, JsonFormatter) else _text
         self._handler = handler
         self._below = round(sample * 2**32)
+        self._least = logging.getLogger("services.requests").getEffectiveLevel()
         self._lines: list[bytes] = []
         self._timer: asyncio.TimerHandle | None = None
         self._writing: asyncio.Task[None] | None = None
@@ -83,7 +84,10 @@ class RequestLog:
     def __call__(self, finished: Finished) -> None:
         """Write down one call."""
         call = finished.call
-        if not finished.source and zlib.crc32(call.request_id.encode()) * _MIX % 2**32 >= self._below:
+        source = finished.source
+        if self._least > (logging.WARNING if source and source != CALLER else logging.INFO):
+            return
+        if not source and zlib.crc32(call.request_id.encode()) * _MIX % 2**32 >= self._below:
             return
         if len(self._lines) >= MOST:
             self.dropped += 1

@@ -37,6 +37,11 @@ def ended(request_id: str = "req-00ff-1", tags: tuple[tuple[str, str], ...] = ()
 FAILED: dict[str, Any] = {"verdict": "failed", "source": "provider", "status": 0, "error": errors.UpstreamTimeout("internal text")}
 
 
+@pytest.fixture(autouse=True)
+def everything_is_heard(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "services.requests")
+
+
 async def written(*calls: Finished, sample: float = 1.0, form: type[logging.Formatter] = JsonFormatter) -> list[str]:
     redactor = Redactor()
     redactor.register(Secret("hunter2-token"))
@@ -94,6 +99,12 @@ async def test_the_share_of_good_ones_is_written_and_every_other(sample: float, 
     verdicts = [json.loads(line)["verdict"] for line in lines]
     assert least <= verdicts.count("complete") <= most
     assert (verdicts.count("failed"), verdicts.count("cancelled")) == (1, 1)
+
+
+async def test_the_level_of_the_log_holds_for_requests_too(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING, "services.requests")
+    lines = await written(ended(), ended(verdict="cancelled", source="caller"), ended(**FAILED))
+    assert [json.loads(line)["verdict"] for line in lines] == ["failed"]
 
 
 async def test_on_a_terminal_it_is_text() -> None:
