@@ -120,6 +120,8 @@ def test_each_rule_says_what_how_bad_and_what_to_do(rule: dict[str, Any]) -> Non
     assert set(rule["annotations"]) == {"summary", "description", "runbook_url"}
     anchor = re.sub(r"(?<!^)(?=[A-Z])", "-", rule["alert"]).lower()
     assert rule["annotations"]["runbook_url"] == f"docs/runbooks.md#{anchor}"
+    headings = re.findall(r"^#+ (.+)$", (DEPLOY.parent / "docs" / "runbooks.md").read_text(), re.MULTILINE)
+    assert anchor in {re.sub(r"[^a-z0-9 -]", "", heading.lower()).replace(" ", "-") for heading in headings}
     assert rule["labels"]["severity"] in {"warning", "critical"}
 
 

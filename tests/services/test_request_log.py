@@ -34,7 +34,12 @@ def ended(request_id: str = "req-00ff-1", tags: tuple[tuple[str, str], ...] = ()
     return Finished(call, **given | fields)
 
 
-FAILED: dict[str, Any] = {"verdict": "failed", "source": "provider", "status": 0, "error": errors.UpstreamTimeout("internal text")}
+FAILED: dict[str, Any] = {
+    "verdict": "failed",
+    "source": "provider",
+    "status": 0,
+    "error": errors.UpstreamTimeout("internal text"),
+}
 
 
 @pytest.fixture(autouse=True)
