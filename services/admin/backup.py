@@ -124,10 +124,8 @@ def _snapshots(files: Sequence[Path], patience: float) -> Iterator[list[sqlite3.
             readers = [opened.enter_context(closing(_open(file, patience))) for file in files]
             try:
                 with ExitStack() as writers:
-                    for file in files:
-                        writers.enter_context(closing(_open(file, patience))).execute(
-                            "BEGIN IMMEDIATE"
-                        )  # ends when it is closed
+                    for file in files:  # each lock ends when its connection is closed
+                        writers.enter_context(closing(_open(file, patience))).execute("BEGIN IMMEDIATE")
                     for reader in readers:
                         reader.execute("BEGIN")
                         reader.execute("SELECT value FROM revision").fetchone()
