@@ -21,8 +21,9 @@ from gateway_http import (
 from gateway_http.stubs import Stubs
 
 
-def routes(stubs: Stubs) -> list[BaseRoute]:
-    """Return the routes, with full paths."""
+def routes(stubs: Stubs, settled: routes_members.Settled | None = None) -> list[BaseRoute]:
+    """Return the routes, with full paths; ``settled`` waits until this process decides by a change of access."""
+    members = routes_members.routes(stubs.members, *(() if settled is None else (settled,)))
     return [
         *routes_workspaces.routes(stubs.workspaces),
         *routes_secrets.routes(stubs.secrets),
@@ -30,6 +31,6 @@ def routes(stubs: Stubs) -> list[BaseRoute]:
         *routes_providers.routes(stubs.providers),
         *routes_virtual_models.routes(stubs.virtual_models),
         *routes_keys.routes(stubs.keys),
-        *routes_members.routes(stubs.members),
+        *members,
         *routes_audit.routes(stubs.audit),
     ]

@@ -1,11 +1,12 @@
 """``/apis/entities/v2/workspaces/{workspace}/members`` over the service ``Members``.
 
-Roles are written ``Viewer``, ``Editor``, ``Admin``. ``wait_role_propagation`` is taken and changes nothing: a role is
-stored when the answer comes, and in force in every process within a second.
+Roles are written ``Viewer``, ``Editor``, ``Admin``. Unless ``wait_role_propagation=false`` says otherwise, an answer to a
+write comes when this edge decides by it; every other process does within a second.
 """
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING
 
 from starlette.routing import Route
@@ -28,9 +29,21 @@ _VERSION = Key("resource_version")
 _PAGE = 1_000
 
 
-def routes(service: Service[MembersAsyncStub]) -> list[Route]:
+Settled = Callable[[int], Awaitable[None]]
+"""Returns when this process decides by a revision of access_control's store."""
+
+
+async def _at_once(revision: int) -> None:
+    """Wait for nothing: nobody decides here."""
+
+
+def routes(service: Service[MembersAsyncStub], settled: Settled = _at_once) -> list[Route]:
     """Return the routes of members."""
     peer, stub = service.peer, service.stub
+
+    async def settle(revision: str, wait: bool) -> None:
+        if wait:
+            await settled(int(revision))
 
     async def list_(call: Call) -> Answer:
         request, members = pb.ListMembersRequest(workspace=call.path["workspace"], page_size=_PAGE), []
@@ -42,22 +55,26 @@ def routes(service: Service[MembersAsyncStub]) -> list[Route]:
             request.page_token = page.next_page_token
 
     async def create(call: Call) -> Answer:
-        queries.flag(call.query, _WAIT, default="true")
+        wait = queries.flag(call.query, _WAIT, default="true")
         content = await call.content()
         reader = Reader({"roles": ["Viewer"], **content})
         member = pb.Member(workspace=call.path["workspace"])
         reader.read(member, MEMBER.settable)
         reader.done()
-        return _written(await peer.call(stub.CreateMember, pb.CreateMemberRequest(member=member)), 201)
+        made = await peer.call(stub.CreateMember, pb.CreateMemberRequest(member=member))
+        await settle(made.resource_version, wait)
+        return _written(made, 201)
 
     async def update(call: Call) -> Answer:
-        queries.flag(call.query, _WAIT, default="true")
+        wait = queries.flag(call.query, _WAIT, default="true")
         reader = Reader(await call.content())
         member = pb.Member()
         reader.read(member, (_ROLES, _VERSION))
         reader.done()
         member.workspace, member.principal = call.path["workspace"], call.path["principal_id"]
-        return _written(await peer.call(stub.UpdateMember, pb.UpdateMemberRequest(member=member)), 200)
+        changed = await peer.call(stub.UpdateMember, pb.UpdateMemberRequest(member=member))
+        await settle(changed.resource_version, wait)
+        return _written(changed, 200)
 
     async def get(call: Call) -> Answer:
         request = pb.GetMemberRequest(workspace=call.path["workspace"], principal=call.path["principal_id"])
@@ -65,10 +82,11 @@ def routes(service: Service[MembersAsyncStub]) -> list[Route]:
         return Answer(200, render(MEMBER, member))
 
     async def delete(call: Call) -> Answer:
-        queries.flag(call.query, _WAIT, default="true")
+        wait = queries.flag(call.query, _WAIT, default="true")
         principal = call.path["principal_id"]
         request = pb.DeleteMemberRequest(workspace=call.path["workspace"], principal=principal)
         gone = await peer.call(stub.DeleteMember, request)
+        await settle(gone.revision, wait)
         content = {"message": "Member removed", "id": principal}
         return Answer(200, content, _revision(gone.revision))
 

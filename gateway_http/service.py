@@ -77,7 +77,8 @@ class GatewayService:
             provider_registry=peers["provider-registry"],
             inference_router=peers["inference-router"],
         )
-        routes = [*registries.routes(stubs), *routes_served.routes(stubs.router, options.default_workspace)]
+        settled = None if access is None else access.keeper.reached
+        routes = [*registries.routes(stubs, settled), *routes_served.routes(stubs.router, options.default_workspace)]
         self.app = create_app(
             routers=[APIRouter(routes=routes)],
             ready=self.ready,
