@@ -38,7 +38,11 @@ class Built:
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
     """Follow the first stage as it is written: its ENV, COPY and RUN lines, with this Python for the image's."""
     made = Built(tmp_path_factory.mktemp("image"))
-    environ = {"PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin", "HOME": str(made.root), "PIP_NO_COMPILE": "false"}
+    environ = {
+        "PATH": f"{Path(sys.executable).parent}:/usr/bin:/bin",
+        "HOME": str(made.root),
+        "PIP_NO_COMPILE": "false",
+    }
     kept = {name: value for name, value in os.environ.items() if name.startswith("PIP_") or name.endswith("_PROXY")}
     for step in stages()[0]:
         if step.word == "ENV":
