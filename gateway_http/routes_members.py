@@ -1,7 +1,7 @@
 """``/apis/entities/v2/workspaces/{workspace}/members`` over the service ``Members``.
 
-Roles are written ``Viewer``, ``Editor``, ``Admin``. Unless ``wait_role_propagation=false`` says otherwise, an answer to a
-write comes when this edge decides by it; every other process does within a second.
+Roles are written ``Viewer``, ``Editor``, ``Admin``. Unless ``wait_role_propagation=false`` says otherwise, an answer to
+a write comes when this edge decides by it; every other process does within a second.
 """
 
 from __future__ import annotations
