@@ -38,7 +38,7 @@ async def test_a_value_is_in_the_answer_to_the_post_and_nowhere_else(http: httpx
     assert made.headers["x-junctor-revision"] == f"access_control:{key['resource_version']}"
     assert key == key | {
         "role": "Editor",
-        "limits": {"requests_per_minute": None, "tokens_per_minute": None, "concurrency": 2},
+        "limits": {"requests_per_minute": None, "tokens_per_minute": None, "concurrency": 2, "budget": None},
         "expires_at": "2099-12-31T22:00:00.000000Z",
         "revoked_at": None,
         "created_by": None,
