@@ -709,6 +709,7 @@ CLIENT_ENVS: Final[Mapping[str, tuple[str, str]]] = {
         "`SSL_CERT_FILE`, else public authorities",
         "CLI and SDK: PEM file of the authorities that vouch for this junctor, over HTTPS and gRPC.",
     ),
+    "JUNCTOR_OWNER": ("–", "CLI: the configuration that `junctor apply` keeps resources by."),
     "JUNCTOR_CONFIG_FILE": ("`~/.config/junctor/config.toml`", "CLI and SDK: settings file."),
 }
 """Read by the client side alone: variable → default, meaning."""

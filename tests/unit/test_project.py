@@ -29,6 +29,9 @@ PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
 READERS_OF_THE_ENVIRONMENT = {
     "services/__init__.py",  # sets grpc's own variable before grpc is imported
     "junctor/cli/output.py",  # what the terminal is: NO_COLOR, TERM, COLUMNS
+    "junctor/cli/admin_port.py",  # where the port is: JUNCTOR_ADMIN_PORT, as the server has it
+    "junctor/cli/importing.py",  # what os.environ/… of another gateway's file stands for
+    "junctor/declare/execute.py",  # values of secrets that a file names by their variable
     "junctor/config.py",
     "services/main.py",
     "services/up/command.py",
@@ -89,6 +92,7 @@ def test_every_rpc_has_a_policy() -> None:
 def test_what_returns_a_secret_or_joins_stores_is_internal() -> None:
     internal = {name for name, access in POLICY.items() if access is Access.INTERNAL}
     joins = {"junctor.v1.ProviderSync", "junctor.v1.RouterPeers", "junctor.v1.AccessSync"}
+    joins |= {"junctor.v1.UsageSink", "junctor.v1.Quota"}
     assert internal == {"junctor.v1.SecretAccess", *joins}
 
 
