@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 
 from junctor import names
-from junctor.errors import CredentialUnavailable, NotFound, Unavailable
+from junctor.errors import CredentialUnavailable, NotFound, NotReady, Unavailable
 from services.access.identity import NOBODY, Caller
 from services.inference_router import resolution, routing
 from services.inference_router.attempts import LARGE, Attempts, Observer, Plan
@@ -59,7 +59,10 @@ class Router:
         *,
         seed: Callable[[], int] = lambda: random.getrandbits(64),
         permissions: Permissions | None = None,
+        whole: Callable[[], bool] = lambda: True,
     ) -> None:
+        """``whole`` tells whether the catalog is: before that nothing can be said not to exist."""
+        self._whole = whole
         self._keeper = keeper
         self.permissions = permissions or Permissions(keeper)
         self._client = client
@@ -89,8 +92,12 @@ class Router:
                 with self.permissions.slot(caller):
                     outcome = await self._serve(call, sink, flight, caller)
         except BaseException as error:
-            self.flights.fail(flight, error)
-            raise
+            unknown = isinstance(error, NotFound) and not self._whole()
+            told = NotReady("The router has no catalog yet", retry_after=1.0) if unknown else error
+            self.flights.fail(flight, told)
+            if told is error:
+                raise
+            raise told from None
         self.flights.end(flight, outcome)
         return outcome
 

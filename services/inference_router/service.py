@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 from junctor.channel import Peer
 from junctor.v1 import inference_pb2_grpc, inference_router_pb2_grpc, router_peers_pb2_grpc
 from services.access.process import ProcessAccess
+from services.inference_router.activity import Activity
 from services.inference_router.catalog import CatalogKeeper
 from services.inference_router.catalog_file import CatalogFile, SavedCatalog
 from services.inference_router.catalog_parts import ProviderPart, VirtualModelPart
@@ -105,7 +106,7 @@ class InferenceRouterService:
         )
         access = options.access
         permissions = Permissions(self._keeper, access.authenticator, access.reporter) if access else None
-        self._router = Router(self._keeper, self._client, figures, permissions=permissions)
+        self._router = Router(self._keeper, self._client, figures, permissions=permissions, whole=self._whole)
         self._metrics = RouterMetrics(self._router, self._keeper)
         self._keeper.on_health_reset = self._router.ledger.reset
         self._keeper.on_provider = self._router.ledger.provider_changed
@@ -135,6 +136,7 @@ class InferenceRouterService:
         workspace = self._options.default_workspace
         servicer = RouterServicer(self._router, self._keeper, default_workspace=workspace)
         servicer.processes = self._options.processes
+        servicer.activity = Activity(self._router.flights, self._metrics.calls)
         server.add(inference_router_pb2_grpc.add_InferenceRouterServicer_to_server, servicer)
         server.add(inference_pb2_grpc.add_InferenceServicer_to_server, TypedServicer(self._router, workspace))
         server.add(router_peers_pb2_grpc.add_RouterPeersServicer_to_server, self._giver)

@@ -19,6 +19,7 @@ from junctor.v1 import inference_router_pb2 as rpb
 from junctor.v1 import provider_registry_pb2 as pb
 from junctor.v1 import virtual_models_pb2 as vpb
 from junctor.v1.receipt_pb2 import Receipt
+from services.access.identity import NOBODY
 from services.inference_router.catalog import CatalogKeeper
 from services.inference_router.catalog_file import CatalogFile, SavedCatalog
 from services.inference_router.explaining import explain
@@ -154,6 +155,13 @@ async def ready(service: InferenceRouterService) -> None:
     async with asyncio.timeout(PATIENCE):
         while not await service.ready():
             await asyncio.sleep(0.005)
+
+
+async def test_before_there_is_a_catalog_nothing_is_said_not_to_exist() -> None:
+    async with serving(1) as service:
+        for call in (openai(), by_provider(), by_model()):
+            with pytest.raises(errors.NotReady, match="no catalog yet"):
+                await service.invoker.invoke(call, Recorder())
 
 
 async def key_of(service: InferenceRouterService, upstream: ScriptedUpstream) -> str | None:
@@ -426,7 +434,7 @@ async def test_an_explanation_equals_what_then_happens_in_1000_random_cases(
             request.options.session_id = session
             sink = Recorder()
             try:
-                answer = await explain(bench.router, bench.keeper, request)
+                answer = await explain(bench.router, bench.keeper, request, NOBODY)
             except errors.NoRoute:
                 with pytest.raises(errors.NoRoute):
                     await bench.router.invoke(by_model(name=name, session=session), sink)
@@ -452,7 +460,7 @@ async def test_an_explanation_lists_candidates_that_are_all_refused(upstream: Sc
         bench.in_turn(upstream.url)
         bench.provider("p0", upstream.url, admin_state=pb.ADMIN_STATE_DRAINING)
         request = rpb.ExplainRouteRequest(model=rpb.ModelTarget(workspace="default", name="chat"))
-        answer = await explain(bench.router, bench.keeper, request)
+        answer = await explain(bench.router, bench.keeper, request, NOBODY)
         assert [(each.provider, each.position, each.reason) for each in answer.candidates] == [
             ("default/p0", 0, "draining")
         ]
@@ -465,7 +473,7 @@ async def test_an_explanation_gives_a_reason_for_every_candidate(upstream: Scrip
         bench.provider("p1", upstream.url, admin_state=pb.ADMIN_STATE_DISABLED)
         await bench.ask(by_model())
         request = rpb.ExplainRouteRequest(model=rpb.ModelTarget(workspace="default", name="chat"))
-        answer = await explain(bench.router, bench.keeper, request)
+        answer = await explain(bench.router, bench.keeper, request, NOBODY)
         reasons = {each.provider: each.reason for each in answer.candidates}
         assert reasons == {
             "default/p0": "resting",

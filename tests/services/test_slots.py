@@ -16,6 +16,7 @@ from junctor.v1 import provider_registry_pb2 as pb
 from junctor.v1 import virtual_models_pb2 as vpb
 from junctor.v1.inference_pb2_grpc import InferenceStub
 from junctor.v1.receipt_pb2 import Receipt
+from services.access.identity import NOBODY
 from services.inference_router.attempts import ATTEMPTS, SENT
 from services.inference_router.explaining import explain
 from services.inference_router.replaying import replay
@@ -255,7 +256,7 @@ async def test_a_provider_with_room_is_tried_first_and_the_explanation_says_why(
         first = await busy(bench, upstream)
         bench.provider("p1", other.url)
         request = rpb.ExplainRouteRequest(model=rpb.ModelTarget(workspace="default", name="chat"))
-        answer = await explain(bench.router, bench.keeper, request)
+        answer = await explain(bench.router, bench.keeper, request, NOBODY)
         assert [(c.provider, c.reason) for c in answer.candidates] == [("default/p1", "policy"), ("default/p0", "full")]
         sink = await bench.ask(by_model(want_receipt=True))
         assert sink.got is not None
