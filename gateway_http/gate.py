@@ -28,17 +28,17 @@ class Gate:
         reporter: AuditReporter,
         *,
         signs: bool = True,
-        open_below: tuple[bytes, ...] = (),
+        more_open: frozenset[bytes] = frozenset(),
     ) -> None:
-        """``open_below``: beginnings of further paths that need no credential."""
+        """``more_open``: further paths that need no credential, byte for byte as well."""
         self._authenticator = authenticator
         self._reporter = reporter
         self._signs = signs
-        self._open_below = open_below
+        self._open = OPEN | more_open
 
     def is_open(self, path: bytes) -> bool:
         """Tell whether a raw path needs no credential."""
-        return path in OPEN or (bool(self._open_below) and path.startswith(self._open_below))
+        return path in self._open
 
     def admit(self, head: RequestHead) -> Caller | str:
         """Return who calls, or the credential that has yet to be proven. Raises Unauthenticated."""

@@ -12,6 +12,7 @@ from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from gateway_http import (
     routes_audit,
     routes_keys,
+    routes_live,
     routes_members,
     routes_models,
     routes_providers,
@@ -274,6 +275,15 @@ def _served() -> Json:
     found[routes_served.PROVIDER_READY] = {
         "get": _plain_operation("provider_ready", "Do requests for a provider's models route?", ready)
     }
+    anything = _content({"type": "object"})
+    explain = _plain_operation("explain_route", "Which providers would a call be tried at, and why?", anything)
+    text: Json = {"type": ["string", "null"], "minLength": 1}
+    asked = {"type": "object", "properties": dict.fromkeys(routes_live.FIELDS, text), "additionalProperties": False}
+    explain["requestBody"] = {"required": True, "content": {"application/json": {"schema": asked}}}
+    found[routes_live.EXPLAIN] = {"post": explain}
+    activity = _plain_operation("get_activity", "What does this router do now?", anything)
+    activity["parameters"] = [_query("workspace", {"type": "string"}, "Of this workspace alone")]
+    found[routes_live.ACTIVITY] = {"get": activity}
     return found
 
 

@@ -39,7 +39,7 @@ def _resource(resource: Resource) -> Write:
 @cache
 def _message(descriptor: Descriptor) -> Write:
     if descriptor.full_name == "google.protobuf.Timestamp":
-        return _time
+        return time_text
     if descriptor.full_name in WRAPPED:
         values = _value(descriptor.fields_by_name["values"])
         return lambda message: values(message.values)
@@ -88,6 +88,7 @@ def _itself(value: Any) -> Any:
     return value
 
 
-def _time(stamp: Any) -> str:
+def time_text(stamp: Any) -> str:
+    """Write a Timestamp as RFC 3339 UTC with six decimals."""
     at = _EPOCH + timedelta(seconds=stamp.seconds, microseconds=stamp.nanos // 1000)
     return f"{at.isoformat(timespec='microseconds')}Z"

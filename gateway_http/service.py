@@ -11,7 +11,7 @@ from importlib.metadata import version
 import grpc
 from fastapi import APIRouter
 
-from gateway_http import openapi, registries, routes_served
+from gateway_http import openapi, registries, routes_console, routes_live, routes_served
 from gateway_http.app import create_app
 from gateway_http.cors import Cors
 from gateway_http.gate import Gate
@@ -53,6 +53,8 @@ class GatewayOptions:
     """Who is let in; None: auth is off. Without a default: to forget it would open every door."""
     router_metadata: Metadata = ()
     """What shows routers who we are."""
+    console: bool = True
+    """The page at ``/console`` is served."""
     needs_all: bool = False
     """Ready when every service is (``junctor up``); else when a router is."""
     router_channel: Callable[[], grpc.aio.Channel] | None = None
@@ -68,7 +70,8 @@ class GatewayService:
         self._tasks = Tasks("gateway")
         self._gate: Gate | None = None
         if (access := options.access) is not None:
-            self._gate = Gate(access.authenticator, access.reporter, signs=invoker is None)
+            more_open = routes_console.open_paths() if options.console else frozenset()
+            self._gate = Gate(access.authenticator, access.reporter, signs=invoker is None, more_open=more_open)
             peers = {name: peer.on_behalf() for name, peer in peers.items()}
         self._server: HttpServer | None = None
         stubs = Stubs.of(
@@ -79,6 +82,9 @@ class GatewayService:
         )
         settled = None if access is None else access.keeper.reached
         routes = [*registries.routes(stubs, settled), *routes_served.routes(stubs.router, options.default_workspace)]
+        routes += routes_live.routes(stubs.router, options.default_workspace)
+        if options.console:
+            routes += routes_console.routes(None if access is None else access.discovery)
         self.app = create_app(
             routers=[APIRouter(routes=routes)],
             ready=self.ready,

@@ -420,6 +420,7 @@ class Node:
                 max_body=self.settings.max_body,
                 max_connections=self.settings.max_connections,
                 cors_origins=self.settings.cors_origins,
+                console=self.settings.console,
                 drain_timeout=self.settings.drain_timeout,
                 needs_all=UP in self.settings.services or bool(self._share and self._share.relay_to),
                 router_channel=self._router_channel(),

@@ -154,6 +154,8 @@ class Settings:
     max_connections: int
     cors_origins: frozenset[bytes]
     """Origins whose pages may call the edge from a browser; empty: none."""
+    console: bool
+    """The edge serves the page at ``/console``."""
     grpc_max_connections: int
     grpc_max_streams: int
     grpc_max_connection_age: float | None
@@ -383,6 +385,7 @@ def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], e
         "audit_retention",
         "router_peers",
         "max_connections",
+        "console",
         "grpc_max_connections",
         "grpc_max_streams",
         "grpc_max_connection_age",

@@ -463,6 +463,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
         "their own. Never `*`, never with a browser's credentials.",
         shown_default="none",
     ),
+    Setting("console", switch, True, "The page at `/console`. It holds nothing; what it shows takes its user's key."),
     Setting(
         "grpc_max_connections",
         whole(1, 1_000_000),

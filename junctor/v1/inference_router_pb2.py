@@ -22,10 +22,11 @@ _runtime_version.ValidateProtobufRuntimeVersion(
 _sym_db = _symbol_database.Default()
 
 
+from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 from junctor.v1 import route_pb2 as junctor_dot_v1_dot_route__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!junctor/v1/inference_router.proto\x12\njunctor.v1\x1a\x16junctor/v1/route.proto\"%\n\x06Header\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"!\n\x0cOpenAiTarget\x12\x11\n\tworkspace\x18\x01 \x01(\t\".\n\x0bModelTarget\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"1\n\x0eProviderTarget\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\" \n\x0bPlainTarget\x12\x11\n\tworkspace\x18\x01 \x01(\t\"\xff\x02\n\rInvokeRequest\x12*\n\x06openai\x18\x01 \x01(\x0b\x32\x18.junctor.v1.OpenAiTargetH\x00\x12(\n\x05model\x18\x02 \x01(\x0b\x32\x17.junctor.v1.ModelTargetH\x00\x12.\n\x08provider\x18\x03 \x01(\x0b\x32\x1a.junctor.v1.ProviderTargetH\x00\x12(\n\x05plain\x18\x04 \x01(\x0b\x32\x17.junctor.v1.PlainTargetH\x00\x12\x0e\n\x06method\x18\x05 \x01(\t\x12\x0c\n\x04path\x18\x06 \x01(\x0c\x12\r\n\x05query\x18\x07 \x01(\x0c\x12#\n\x07headers\x18\x08 \x03(\x0b\x32\x12.junctor.v1.Header\x12\x0c\n\x04\x62ody\x18\t \x01(\x0c\x12\x12\n\nrequest_id\x18\n \x01(\t\x12+\n\x07options\x18\x0b \x01(\x0b\x32\x1a.junctor.v1.RequestOptions\x12\x13\n\x06\x63\x61ller\x18\x0c \x01(\x0c\x42\x03\x80\x01\x01\x42\x08\n\x06target\"\xd2\x01\n\nInvokeHead\x12\x0e\n\x06status\x18\x01 \x01(\x05\x12#\n\x07headers\x18\x02 \x03(\x0b\x32\x12.junctor.v1.Header\x12\x13\n\x06length\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x14\n\x0c\x65vent_stream\x18\x04 \x01(\x08\x12%\n\x05route\x18\x05 \x01(\x0b\x32\x16.junctor.v1.RouteTaken\x12\x1d\n\x10upstream_seconds\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\t\n\x07_lengthB\x13\n\x11_upstream_seconds\"k\n\x0eInvokeResponse\x12$\n\x04head\x18\x01 \x01(\x0b\x32\x16.junctor.v1.InvokeHead\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12%\n\x04tail\x18\x03 \x01(\x0b\x32\x17.junctor.v1.CallVerdict\"}\n\x0b\x43\x61llerFrame\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12,\n\x07request\x18\x02 \x01(\x0b\x32\x19.junctor.v1.InvokeRequestH\x00\x12*\n\x07\x63ontrol\x18\x03 \x01(\x0e\x32\x17.junctor.v1.CallControlH\x00\x42\x06\n\x04kind\"e\n\x0bRouterFrame\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12.\n\x08response\x18\x02 \x01(\x0b\x32\x1a.junctor.v1.InvokeResponseH\x00\x12\x10\n\x06status\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04kind\"<\n\x11InvokeManyRequest\x12\'\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x17.junctor.v1.CallerFrame\"t\n\x12InvokeManyResponse\x12\'\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x17.junctor.v1.RouterFrame\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12\x11\n\tprocesses\x18\x04 \x01(\r\"S\n\x17ListServedModelsRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x16\n\x0e\x61ll_workspaces\x18\x02 \x01(\x08\x12\r\n\x05plain\x18\x03 \x01(\x08\"C\n\x18ListServedModelsResponse\x12\'\n\x06models\x18\x01 \x03(\x0b\x32\x17.junctor.v1.ServedModel\"\x81\x01\n\x0bServedModel\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tworkspace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06\x65ntity\x18\x04 \x01(\t\x12\x10\n\x08owned_by\x18\x05 \x01(\t\x12\x12\n\nvendor_ids\x18\x06 \x03(\t\x12\x0f\n\x07\x63reated\x18\x07 \x01(\x03\"7\n\x14ProviderReadyRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"H\n\x15ProviderReadyResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x10\n\x08host_url\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xa0\x02\n\x13\x45xplainRouteRequest\x12*\n\x06openai\x18\x01 \x01(\x0b\x32\x18.junctor.v1.OpenAiTargetH\x00\x12(\n\x05model\x18\x02 \x01(\x0b\x32\x17.junctor.v1.ModelTargetH\x00\x12.\n\x08provider\x18\x03 \x01(\x0b\x32\x1a.junctor.v1.ProviderTargetH\x00\x12(\n\x05plain\x18\x04 \x01(\x0b\x32\x17.junctor.v1.PlainTargetH\x00\x12\x12\n\nbody_model\x18\x05 \x01(\t\x12\x0e\n\x06method\x18\x06 \x01(\t\x12+\n\x07options\x18\x07 \x01(\x0b\x32\x1a.junctor.v1.RequestOptionsB\x08\n\x06target\"\xaf\x01\n\x0eRouteCandidate\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0e\n\x06\x65ntity\x18\x02 \x01(\t\x12\x16\n\x0eupstream_model\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x05\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x0e\n\x06weight\x18\x07 \x01(\x01\x12\x0c\n\x04tier\x18\x08 \x01(\x05\x12\x13\n\x0boutstanding\x18\t \x01(\x03\"\xf8\x01\n\x14\x45xplainRouteResponse\x12.\n\ncandidates\x18\x01 \x03(\x0b\x32\x1a.junctor.v1.RouteCandidate\x12\x15\n\rvirtual_model\x18\x02 \x01(\t\x12\x0e\n\x06policy\x18\x03 \x01(\t\x12\x42\n\trevisions\x18\x04 \x03(\x0b\x32/.junctor.v1.ExplainRouteResponse.RevisionsEntry\x12\x13\n\x0b\x61ttempt_cap\x18\x05 \x01(\x05\x1a\x30\n\x0eRevisionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01*u\n\x0b\x43\x61llControl\x12\x1c\n\x18\x43\x41LL_CONTROL_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41LL_CONTROL_CANCEL\x10\x01\x12\x16\n\x12\x43\x41LL_CONTROL_PAUSE\x10\x02\x12\x17\n\x13\x43\x41LL_CONTROL_RESUME\x10\x03\x32\xad\x03\n\x0fInferenceRouter\x12\x41\n\x06Invoke\x12\x19.junctor.v1.InvokeRequest\x1a\x1a.junctor.v1.InvokeResponse0\x01\x12O\n\nInvokeMany\x12\x1d.junctor.v1.InvokeManyRequest\x1a\x1e.junctor.v1.InvokeManyResponse(\x01\x30\x01\x12]\n\x10ListServedModels\x12#.junctor.v1.ListServedModelsRequest\x1a$.junctor.v1.ListServedModelsResponse\x12T\n\rProviderReady\x12 .junctor.v1.ProviderReadyRequest\x1a!.junctor.v1.ProviderReadyResponse\x12Q\n\x0c\x45xplainRoute\x12\x1f.junctor.v1.ExplainRouteRequest\x1a .junctor.v1.ExplainRouteResponseB4\n\rio.junctor.v1P\x01Z\x14junctor/v1;junctorv1\xaa\x02\nJunctor.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n!junctor/v1/inference_router.proto\x12\njunctor.v1\x1a\x1fgoogle/protobuf/timestamp.proto\x1a\x16junctor/v1/route.proto\"%\n\x06Header\x12\x0c\n\x04name\x18\x01 \x01(\x0c\x12\r\n\x05value\x18\x02 \x01(\x0c\"!\n\x0cOpenAiTarget\x12\x11\n\tworkspace\x18\x01 \x01(\t\".\n\x0bModelTarget\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"1\n\x0eProviderTarget\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\" \n\x0bPlainTarget\x12\x11\n\tworkspace\x18\x01 \x01(\t\"\xff\x02\n\rInvokeRequest\x12*\n\x06openai\x18\x01 \x01(\x0b\x32\x18.junctor.v1.OpenAiTargetH\x00\x12(\n\x05model\x18\x02 \x01(\x0b\x32\x17.junctor.v1.ModelTargetH\x00\x12.\n\x08provider\x18\x03 \x01(\x0b\x32\x1a.junctor.v1.ProviderTargetH\x00\x12(\n\x05plain\x18\x04 \x01(\x0b\x32\x17.junctor.v1.PlainTargetH\x00\x12\x0e\n\x06method\x18\x05 \x01(\t\x12\x0c\n\x04path\x18\x06 \x01(\x0c\x12\r\n\x05query\x18\x07 \x01(\x0c\x12#\n\x07headers\x18\x08 \x03(\x0b\x32\x12.junctor.v1.Header\x12\x0c\n\x04\x62ody\x18\t \x01(\x0c\x12\x12\n\nrequest_id\x18\n \x01(\t\x12+\n\x07options\x18\x0b \x01(\x0b\x32\x1a.junctor.v1.RequestOptions\x12\x13\n\x06\x63\x61ller\x18\x0c \x01(\x0c\x42\x03\x80\x01\x01\x42\x08\n\x06target\"\xd2\x01\n\nInvokeHead\x12\x0e\n\x06status\x18\x01 \x01(\x05\x12#\n\x07headers\x18\x02 \x03(\x0b\x32\x12.junctor.v1.Header\x12\x13\n\x06length\x18\x03 \x01(\x04H\x00\x88\x01\x01\x12\x14\n\x0c\x65vent_stream\x18\x04 \x01(\x08\x12%\n\x05route\x18\x05 \x01(\x0b\x32\x16.junctor.v1.RouteTaken\x12\x1d\n\x10upstream_seconds\x18\x06 \x01(\x01H\x01\x88\x01\x01\x42\t\n\x07_lengthB\x13\n\x11_upstream_seconds\"k\n\x0eInvokeResponse\x12$\n\x04head\x18\x01 \x01(\x0b\x32\x16.junctor.v1.InvokeHead\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12%\n\x04tail\x18\x03 \x01(\x0b\x32\x17.junctor.v1.CallVerdict\"}\n\x0b\x43\x61llerFrame\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12,\n\x07request\x18\x02 \x01(\x0b\x32\x19.junctor.v1.InvokeRequestH\x00\x12*\n\x07\x63ontrol\x18\x03 \x01(\x0e\x32\x17.junctor.v1.CallControlH\x00\x42\x06\n\x04kind\"e\n\x0bRouterFrame\x12\x0c\n\x04\x63\x61ll\x18\x01 \x01(\x04\x12.\n\x08response\x18\x02 \x01(\x0b\x32\x1a.junctor.v1.InvokeResponseH\x00\x12\x10\n\x06status\x18\x03 \x01(\x0cH\x00\x42\x06\n\x04kind\"<\n\x11InvokeManyRequest\x12\'\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x17.junctor.v1.CallerFrame\"t\n\x12InvokeManyResponse\x12\'\n\x06\x66rames\x18\x01 \x03(\x0b\x32\x17.junctor.v1.RouterFrame\x12\x10\n\x08instance\x18\x02 \x01(\t\x12\x10\n\x08\x64raining\x18\x03 \x01(\x08\x12\x11\n\tprocesses\x18\x04 \x01(\r\"S\n\x17ListServedModelsRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x16\n\x0e\x61ll_workspaces\x18\x02 \x01(\x08\x12\r\n\x05plain\x18\x03 \x01(\x08\"C\n\x18ListServedModelsResponse\x12\'\n\x06models\x18\x01 \x03(\x0b\x32\x17.junctor.v1.ServedModel\"\x81\x01\n\x0bServedModel\x12\n\n\x02id\x18\x01 \x01(\t\x12\x11\n\tworkspace\x18\x02 \x01(\t\x12\x0c\n\x04name\x18\x03 \x01(\t\x12\x0e\n\x06\x65ntity\x18\x04 \x01(\t\x12\x10\n\x08owned_by\x18\x05 \x01(\t\x12\x12\n\nvendor_ids\x18\x06 \x03(\t\x12\x0f\n\x07\x63reated\x18\x07 \x01(\x03\"7\n\x14ProviderReadyRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\x12\x0c\n\x04name\x18\x02 \x01(\t\"H\n\x15ProviderReadyResponse\x12\r\n\x05ready\x18\x01 \x01(\x08\x12\x10\n\x08host_url\x18\x02 \x01(\t\x12\x0e\n\x06reason\x18\x03 \x01(\t\"\xa0\x02\n\x13\x45xplainRouteRequest\x12*\n\x06openai\x18\x01 \x01(\x0b\x32\x18.junctor.v1.OpenAiTargetH\x00\x12(\n\x05model\x18\x02 \x01(\x0b\x32\x17.junctor.v1.ModelTargetH\x00\x12.\n\x08provider\x18\x03 \x01(\x0b\x32\x1a.junctor.v1.ProviderTargetH\x00\x12(\n\x05plain\x18\x04 \x01(\x0b\x32\x17.junctor.v1.PlainTargetH\x00\x12\x12\n\nbody_model\x18\x05 \x01(\t\x12\x0e\n\x06method\x18\x06 \x01(\t\x12+\n\x07options\x18\x07 \x01(\x0b\x32\x1a.junctor.v1.RequestOptionsB\x08\n\x06target\"\xaf\x01\n\x0eRouteCandidate\x12\x10\n\x08provider\x18\x01 \x01(\t\x12\x0e\n\x06\x65ntity\x18\x02 \x01(\t\x12\x16\n\x0eupstream_model\x18\x03 \x01(\t\x12\x10\n\x08position\x18\x04 \x01(\x05\x12\x0e\n\x06reason\x18\x05 \x01(\t\x12\x0e\n\x06\x64\x65tail\x18\x06 \x01(\t\x12\x0e\n\x06weight\x18\x07 \x01(\x01\x12\x0c\n\x04tier\x18\x08 \x01(\x05\x12\x13\n\x0boutstanding\x18\t \x01(\x03\"\xf8\x01\n\x14\x45xplainRouteResponse\x12.\n\ncandidates\x18\x01 \x03(\x0b\x32\x1a.junctor.v1.RouteCandidate\x12\x15\n\rvirtual_model\x18\x02 \x01(\t\x12\x0e\n\x06policy\x18\x03 \x01(\t\x12\x42\n\trevisions\x18\x04 \x03(\x0b\x32/.junctor.v1.ExplainRouteResponse.RevisionsEntry\x12\x13\n\x0b\x61ttempt_cap\x18\x05 \x01(\x05\x1a\x30\n\x0eRevisionsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\'\n\x12GetActivityRequest\x12\x11\n\tworkspace\x18\x01 \x01(\t\"\xc2\x01\n\nActiveCall\x12\x12\n\nrequest_id\x18\x01 \x01(\t\x12\x11\n\tworkspace\x18\x02 \x01(\t\x12\r\n\x05model\x18\x03 \x01(\t\x12\x10\n\x08provider\x18\x04 \x01(\t\x12\x0c\n\x04kind\x18\x05 \x01(\t\x12\x0e\n\x06stream\x18\x06 \x01(\x08\x12\x11\n\tstreaming\x18\x07 \x01(\x08\x12\x0f\n\x07seconds\x18\x08 \x01(\x01\x12\x17\n\x0f\x66\x61iled_attempts\x18\t \x01(\x05\x12\x11\n\tprincipal\x18\n \x01(\t\"R\n\rActivityCount\x12\r\n\x05model\x18\x01 \x01(\t\x12\x10\n\x08provider\x18\x02 \x01(\t\x12\x10\n\x08requests\x18\x03 \x01(\x03\x12\x0e\n\x06\x66\x61iled\x18\x04 \x01(\x03\"\xcb\x01\n\x13GetActivityResponse\x12%\n\x05\x63\x61lls\x18\x01 \x03(\x0b\x32\x16.junctor.v1.ActiveCall\x12\x13\n\x0btotal_calls\x18\x02 \x01(\x05\x12)\n\x06\x63ounts\x18\x03 \x03(\x0b\x32\x19.junctor.v1.ActivityCount\x12(\n\x04time\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x10\n\x08instance\x18\x05 \x01(\t\x12\x11\n\tprocesses\x18\x06 \x01(\x05*u\n\x0b\x43\x61llControl\x12\x1c\n\x18\x43\x41LL_CONTROL_UNSPECIFIED\x10\x00\x12\x17\n\x13\x43\x41LL_CONTROL_CANCEL\x10\x01\x12\x16\n\x12\x43\x41LL_CONTROL_PAUSE\x10\x02\x12\x17\n\x13\x43\x41LL_CONTROL_RESUME\x10\x03\x32\xfd\x03\n\x0fInferenceRouter\x12\x41\n\x06Invoke\x12\x19.junctor.v1.InvokeRequest\x1a\x1a.junctor.v1.InvokeResponse0\x01\x12O\n\nInvokeMany\x12\x1d.junctor.v1.InvokeManyRequest\x1a\x1e.junctor.v1.InvokeManyResponse(\x01\x30\x01\x12]\n\x10ListServedModels\x12#.junctor.v1.ListServedModelsRequest\x1a$.junctor.v1.ListServedModelsResponse\x12T\n\rProviderReady\x12 .junctor.v1.ProviderReadyRequest\x1a!.junctor.v1.ProviderReadyResponse\x12Q\n\x0c\x45xplainRoute\x12\x1f.junctor.v1.ExplainRouteRequest\x1a .junctor.v1.ExplainRouteResponse\x12N\n\x0bGetActivity\x12\x1e.junctor.v1.GetActivityRequest\x1a\x1f.junctor.v1.GetActivityResponseB4\n\rio.junctor.v1P\x01Z\x14junctor/v1;junctorv1\xaa\x02\nJunctor.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -37,50 +38,58 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_INVOKEREQUEST'].fields_by_name['caller']._serialized_options = b'\200\001\001'
   _globals['_EXPLAINROUTERESPONSE_REVISIONSENTRY']._loaded_options = None
   _globals['_EXPLAINROUTERESPONSE_REVISIONSENTRY']._serialized_options = b'8\001'
-  _globals['_CALLCONTROL']._serialized_start=2535
-  _globals['_CALLCONTROL']._serialized_end=2652
-  _globals['_HEADER']._serialized_start=73
-  _globals['_HEADER']._serialized_end=110
-  _globals['_OPENAITARGET']._serialized_start=112
-  _globals['_OPENAITARGET']._serialized_end=145
-  _globals['_MODELTARGET']._serialized_start=147
-  _globals['_MODELTARGET']._serialized_end=193
-  _globals['_PROVIDERTARGET']._serialized_start=195
-  _globals['_PROVIDERTARGET']._serialized_end=244
-  _globals['_PLAINTARGET']._serialized_start=246
-  _globals['_PLAINTARGET']._serialized_end=278
-  _globals['_INVOKEREQUEST']._serialized_start=281
-  _globals['_INVOKEREQUEST']._serialized_end=664
-  _globals['_INVOKEHEAD']._serialized_start=667
-  _globals['_INVOKEHEAD']._serialized_end=877
-  _globals['_INVOKERESPONSE']._serialized_start=879
-  _globals['_INVOKERESPONSE']._serialized_end=986
-  _globals['_CALLERFRAME']._serialized_start=988
-  _globals['_CALLERFRAME']._serialized_end=1113
-  _globals['_ROUTERFRAME']._serialized_start=1115
-  _globals['_ROUTERFRAME']._serialized_end=1216
-  _globals['_INVOKEMANYREQUEST']._serialized_start=1218
-  _globals['_INVOKEMANYREQUEST']._serialized_end=1278
-  _globals['_INVOKEMANYRESPONSE']._serialized_start=1280
-  _globals['_INVOKEMANYRESPONSE']._serialized_end=1396
-  _globals['_LISTSERVEDMODELSREQUEST']._serialized_start=1398
-  _globals['_LISTSERVEDMODELSREQUEST']._serialized_end=1481
-  _globals['_LISTSERVEDMODELSRESPONSE']._serialized_start=1483
-  _globals['_LISTSERVEDMODELSRESPONSE']._serialized_end=1550
-  _globals['_SERVEDMODEL']._serialized_start=1553
-  _globals['_SERVEDMODEL']._serialized_end=1682
-  _globals['_PROVIDERREADYREQUEST']._serialized_start=1684
-  _globals['_PROVIDERREADYREQUEST']._serialized_end=1739
-  _globals['_PROVIDERREADYRESPONSE']._serialized_start=1741
-  _globals['_PROVIDERREADYRESPONSE']._serialized_end=1813
-  _globals['_EXPLAINROUTEREQUEST']._serialized_start=1816
-  _globals['_EXPLAINROUTEREQUEST']._serialized_end=2104
-  _globals['_ROUTECANDIDATE']._serialized_start=2107
-  _globals['_ROUTECANDIDATE']._serialized_end=2282
-  _globals['_EXPLAINROUTERESPONSE']._serialized_start=2285
-  _globals['_EXPLAINROUTERESPONSE']._serialized_end=2533
-  _globals['_EXPLAINROUTERESPONSE_REVISIONSENTRY']._serialized_start=2485
-  _globals['_EXPLAINROUTERESPONSE_REVISIONSENTRY']._serialized_end=2533
-  _globals['_INFERENCEROUTER']._serialized_start=2655
-  _globals['_INFERENCEROUTER']._serialized_end=3084
+  _globals['_CALLCONTROL']._serialized_start=3096
+  _globals['_CALLCONTROL']._serialized_end=3213
+  _globals['_HEADER']._serialized_start=106
+  _globals['_HEADER']._serialized_end=143
+  _globals['_OPENAITARGET']._serialized_start=145
+  _globals['_OPENAITARGET']._serialized_end=178
+  _globals['_MODELTARGET']._serialized_start=180
+  _globals['_MODELTARGET']._serialized_end=226
+  _globals['_PROVIDERTARGET']._serialized_start=228
+  _globals['_PROVIDERTARGET']._serialized_end=277
+  _globals['_PLAINTARGET']._serialized_start=279
+  _globals['_PLAINTARGET']._serialized_end=311
+  _globals['_INVOKEREQUEST']._serialized_start=314
+  _globals['_INVOKEREQUEST']._serialized_end=697
+  _globals['_INVOKEHEAD']._serialized_start=700
+  _globals['_INVOKEHEAD']._serialized_end=910
+  _globals['_INVOKERESPONSE']._serialized_start=912
+  _globals['_INVOKERESPONSE']._serialized_end=1019
+  _globals['_CALLERFRAME']._serialized_start=1021
+  _globals['_CALLERFRAME']._serialized_end=1146
+  _globals['_ROUTERFRAME']._serialized_start=1148
+  _globals['_ROUTERFRAME']._serialized_end=1249
+  _globals['_INVOKEMANYREQUEST']._serialized_start=1251
+  _globals['_INVOKEMANYREQUEST']._serialized_end=1311
+  _globals['_INVOKEMANYRESPONSE']._serialized_start=1313
+  _globals['_INVOKEMANYRESPONSE']._serialized_end=1429
+  _globals['_LISTSERVEDMODELSREQUEST']._serialized_start=1431
+  _globals['_LISTSERVEDMODELSREQUEST']._serialized_end=1514
+  _globals['_LISTSERVEDMODELSRESPONSE']._serialized_start=1516
+  _globals['_LISTSERVEDMODELSRESPONSE']._serialized_end=1583
+  _globals['_SERVEDMODEL']._serialized_start=1586
+  _globals['_SERVEDMODEL']._serialized_end=1715
+  _globals['_PROVIDERREADYREQUEST']._serialized_start=1717
+  _globals['_PROVIDERREADYREQUEST']._serialized_end=1772
+  _globals['_PROVIDERREADYRESPONSE']._serialized_start=1774
+  _globals['_PROVIDERREADYRESPONSE']._serialized_end=1846
+  _globals['_EXPLAINROUTEREQUEST']._serialized_start=1849
+  _globals['_EXPLAINROUTEREQUEST']._serialized_end=2137
+  _globals['_ROUTECANDIDATE']._serialized_start=2140
+  _globals['_ROUTECANDIDATE']._serialized_end=2315
+  _globals['_EXPLAINROUTERESPONSE']._serialized_start=2318
+  _globals['_EXPLAINROUTERESPONSE']._serialized_end=2566
+  _globals['_EXPLAINROUTERESPONSE_REVISIONSENTRY']._serialized_start=2518
+  _globals['_EXPLAINROUTERESPONSE_REVISIONSENTRY']._serialized_end=2566
+  _globals['_GETACTIVITYREQUEST']._serialized_start=2568
+  _globals['_GETACTIVITYREQUEST']._serialized_end=2607
+  _globals['_ACTIVECALL']._serialized_start=2610
+  _globals['_ACTIVECALL']._serialized_end=2804
+  _globals['_ACTIVITYCOUNT']._serialized_start=2806
+  _globals['_ACTIVITYCOUNT']._serialized_end=2888
+  _globals['_GETACTIVITYRESPONSE']._serialized_start=2891
+  _globals['_GETACTIVITYRESPONSE']._serialized_end=3094
+  _globals['_INFERENCEROUTER']._serialized_start=3216
+  _globals['_INFERENCEROUTER']._serialized_end=3725
 # @@protoc_insertion_point(module_scope)

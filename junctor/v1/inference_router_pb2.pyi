@@ -8,6 +8,7 @@ the Inference service.
 from collections import abc as _abc
 from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
+from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
 from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 from junctor.v1 import route_pb2 as _route_pb2
@@ -810,3 +811,165 @@ class ExplainRouteResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___ExplainRouteResponse: _TypeAlias = ExplainRouteResponse  # noqa: Y015
+
+@_typing.final
+class GetActivityRequest(_message.Message):
+    """Whose activity to tell."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    workspace: _builtins.str
+    """Of this workspace; empty or `-`: of all that the caller sees."""
+    def __init__(
+        self,
+        *,
+        workspace: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetActivityRequest: _TypeAlias = GetActivityRequest  # noqa: Y015
+
+@_typing.final
+class ActiveCall(_message.Message):
+    """One call under way."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_ID_FIELD_NUMBER: _builtins.int
+    WORKSPACE_FIELD_NUMBER: _builtins.int
+    MODEL_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    KIND_FIELD_NUMBER: _builtins.int
+    STREAM_FIELD_NUMBER: _builtins.int
+    STREAMING_FIELD_NUMBER: _builtins.int
+    SECONDS_FIELD_NUMBER: _builtins.int
+    FAILED_ATTEMPTS_FIELD_NUMBER: _builtins.int
+    PRINCIPAL_FIELD_NUMBER: _builtins.int
+    request_id: _builtins.str
+    """The request's id."""
+    workspace: _builtins.str
+    """Workspace of the virtual model or provider that is called; that of the request until it is known."""
+    model: _builtins.str
+    """`workspace/name` of the virtual model; empty on a call by provider, and until it is known."""
+    provider: _builtins.str
+    """`workspace/name` of the provider that is asked now, or was last; empty: none yet."""
+    kind: _builtins.str
+    """`chat`, `completion`, `embeddings` or `other`."""
+    stream: _builtins.bool
+    """The caller asked for a stream."""
+    streaming: _builtins.bool
+    """An event stream goes to the caller now."""
+    seconds: _builtins.float
+    """Seconds since the call began."""
+    failed_attempts: _builtins.int
+    """Providers that have been tried and have failed."""
+    principal: _builtins.str
+    """Who calls: `key:<id>`, `user:<subject>`; empty with auth off."""
+    def __init__(
+        self,
+        *,
+        request_id: _builtins.str = ...,
+        workspace: _builtins.str = ...,
+        model: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        kind: _builtins.str = ...,
+        stream: _builtins.bool = ...,
+        streaming: _builtins.bool = ...,
+        seconds: _builtins.float = ...,
+        failed_attempts: _builtins.int = ...,
+        principal: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed_attempts", b"failed_attempts", "kind", b"kind", "model", b"model", "principal", b"principal", "provider", b"provider", "request_id", b"request_id", "seconds", b"seconds", "stream", b"stream", "streaming", b"streaming", "workspace", b"workspace"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActiveCall: _TypeAlias = ActiveCall  # noqa: Y015
+
+@_typing.final
+class ActivityCount(_message.Message):
+    """Calls that have ended, of one virtual model at one provider, since the router's start."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    MODEL_FIELD_NUMBER: _builtins.int
+    PROVIDER_FIELD_NUMBER: _builtins.int
+    REQUESTS_FIELD_NUMBER: _builtins.int
+    FAILED_FIELD_NUMBER: _builtins.int
+    model: _builtins.str
+    """`workspace/name` of the virtual model; empty: calls by provider."""
+    provider: _builtins.str
+    """`workspace/name` of the provider of the last attempt; empty: none was tried."""
+    requests: _builtins.int
+    """Calls that have ended."""
+    failed: _builtins.int
+    """Of these, how many got no good answer."""
+    def __init__(
+        self,
+        *,
+        model: _builtins.str = ...,
+        provider: _builtins.str = ...,
+        requests: _builtins.int = ...,
+        failed: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["failed", b"failed", "model", b"model", "provider", b"provider", "requests", b"requests"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___ActivityCount: _TypeAlias = ActivityCount  # noqa: Y015
+
+@_typing.final
+class GetActivityResponse(_message.Message):
+    """What a router does now."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CALLS_FIELD_NUMBER: _builtins.int
+    TOTAL_CALLS_FIELD_NUMBER: _builtins.int
+    COUNTS_FIELD_NUMBER: _builtins.int
+    TIME_FIELD_NUMBER: _builtins.int
+    INSTANCE_FIELD_NUMBER: _builtins.int
+    PROCESSES_FIELD_NUMBER: _builtins.int
+    total_calls: _builtins.int
+    """How many there are, those left out included."""
+    instance: _builtins.str
+    """The router that answers; its counts begin at 0 with each start."""
+    processes: _builtins.int
+    """Router processes behind the same port, of which this is one."""
+    @_builtins.property
+    def calls(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActiveCall]:
+        """The longest under way come first; at most 200."""
+
+    @_builtins.property
+    def counts(self) -> _containers.RepeatedCompositeFieldContainer[Global___ActivityCount]:
+        """By model, then provider; calls for which nothing was found are left out."""
+
+    @_builtins.property
+    def time(self) -> _timestamp_pb2.Timestamp:
+        """When this was so."""
+
+    def __init__(
+        self,
+        *,
+        calls: _abc.Iterable[Global___ActiveCall] | None = ...,
+        total_calls: _builtins.int = ...,
+        counts: _abc.Iterable[Global___ActivityCount] | None = ...,
+        time: _timestamp_pb2.Timestamp | None = ...,
+        instance: _builtins.str = ...,
+        processes: _builtins.int = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["time", b"time"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["calls", b"calls", "counts", b"counts", "instance", b"instance", "processes", b"processes", "time", b"time", "total_calls", b"total_calls"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___GetActivityResponse: _TypeAlias = GetActivityResponse  # noqa: Y015

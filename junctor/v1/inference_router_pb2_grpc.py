@@ -61,6 +61,11 @@ class InferenceRouterStub:
                 request_serializer=junctor_dot_v1_dot_inference__router__pb2.ExplainRouteRequest.SerializeToString,
                 response_deserializer=junctor_dot_v1_dot_inference__router__pb2.ExplainRouteResponse.FromString,
                 _registered_method=True)
+        self.GetActivity = channel.unary_unary(
+                '/junctor.v1.InferenceRouter/GetActivity',
+                request_serializer=junctor_dot_v1_dot_inference__router__pb2.GetActivityRequest.SerializeToString,
+                response_deserializer=junctor_dot_v1_dot_inference__router__pb2.GetActivityResponse.FromString,
+                _registered_method=True)
 
 
 class InferenceRouterServicer:
@@ -135,6 +140,17 @@ class InferenceRouterServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def GetActivity(self, request, context):
+        """Tells what this router does now: the calls under way, and how many have ended since its start. A caller sees its
+        own calls, and all of the workspaces that it may manage. Rates come from two answers with the same instance.
+
+        Retry: safe. Default deadline: 5 s.
+        Codes: INVALID_ARGUMENT, UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (NOT_READY).
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_InferenceRouterServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -162,6 +178,11 @@ def add_InferenceRouterServicer_to_server(servicer, server):
                     servicer.ExplainRoute,
                     request_deserializer=junctor_dot_v1_dot_inference__router__pb2.ExplainRouteRequest.FromString,
                     response_serializer=junctor_dot_v1_dot_inference__router__pb2.ExplainRouteResponse.SerializeToString,
+            ),
+            'GetActivity': grpc.unary_unary_rpc_method_handler(
+                    servicer.GetActivity,
+                    request_deserializer=junctor_dot_v1_dot_inference__router__pb2.GetActivityRequest.FromString,
+                    response_serializer=junctor_dot_v1_dot_inference__router__pb2.GetActivityResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -301,6 +322,33 @@ class InferenceRouter:
             '/junctor.v1.InferenceRouter/ExplainRoute',
             junctor_dot_v1_dot_inference__router__pb2.ExplainRouteRequest.SerializeToString,
             junctor_dot_v1_dot_inference__router__pb2.ExplainRouteResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def GetActivity(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/junctor.v1.InferenceRouter/GetActivity',
+            junctor_dot_v1_dot_inference__router__pb2.GetActivityRequest.SerializeToString,
+            junctor_dot_v1_dot_inference__router__pb2.GetActivityResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -84,6 +84,13 @@ class InferenceRouterStub:
     Codes: INVALID_ARGUMENT, NOT_FOUND (NO_ROUTE, RESOURCE_NOT_FOUND), UNAUTHENTICATED, PERMISSION_DENIED,
     UNAVAILABLE (NOT_READY, REVISION_NOT_REACHED).
     """
+    GetActivity: _grpc.UnaryUnaryMultiCallable[_inference_router_pb2.GetActivityRequest, _inference_router_pb2.GetActivityResponse]
+    """Tells what this router does now: the calls under way, and how many have ended since its start. A caller sees its
+    own calls, and all of the workspaces that it may manage. Rates come from two answers with the same instance.
+
+    Retry: safe. Default deadline: 5 s.
+    Codes: INVALID_ARGUMENT, UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (NOT_READY).
+    """
 
 @_typing.type_check_only
 class InferenceRouterAsyncStub(InferenceRouterStub):
@@ -138,6 +145,13 @@ class InferenceRouterAsyncStub(InferenceRouterStub):
     Retry: safe. Default deadline: 5 s.
     Codes: INVALID_ARGUMENT, NOT_FOUND (NO_ROUTE, RESOURCE_NOT_FOUND), UNAUTHENTICATED, PERMISSION_DENIED,
     UNAVAILABLE (NOT_READY, REVISION_NOT_REACHED).
+    """
+    GetActivity: _aio.UnaryUnaryMultiCallable[_inference_router_pb2.GetActivityRequest, _inference_router_pb2.GetActivityResponse]  # type: ignore[assignment]
+    """Tells what this router does now: the calls under way, and how many have ended since its start. A caller sees its
+    own calls, and all of the workspaces that it may manage. Rates come from two answers with the same instance.
+
+    Retry: safe. Default deadline: 5 s.
+    Codes: INVALID_ARGUMENT, UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (NOT_READY).
     """
 
 class InferenceRouterServicer(metaclass=_abc_1.ABCMeta):
@@ -220,6 +234,19 @@ class InferenceRouterServicer(metaclass=_abc_1.ABCMeta):
         Retry: safe. Default deadline: 5 s.
         Codes: INVALID_ARGUMENT, NOT_FOUND (NO_ROUTE, RESOURCE_NOT_FOUND), UNAUTHENTICATED, PERMISSION_DENIED,
         UNAVAILABLE (NOT_READY, REVISION_NOT_REACHED).
+        """
+
+    @_abc_1.abstractmethod
+    def GetActivity(
+        self,
+        request: _inference_router_pb2.GetActivityRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_inference_router_pb2.GetActivityResponse, _abc.Awaitable[_inference_router_pb2.GetActivityResponse]]:
+        """Tells what this router does now: the calls under way, and how many have ended since its start. A caller sees its
+        own calls, and all of the workspaces that it may manage. Rates come from two answers with the same instance.
+
+        Retry: safe. Default deadline: 5 s.
+        Codes: INVALID_ARGUMENT, UNAUTHENTICATED, PERMISSION_DENIED, UNAVAILABLE (NOT_READY).
         """
 
 def add_InferenceRouterServicer_to_server(servicer: InferenceRouterServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

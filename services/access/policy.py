@@ -139,6 +139,7 @@ _ROWS: dict[str, Rule] = {
     "InferenceRouter/ListServedModels": CALLS,
     "InferenceRouter/ProviderReady": SEEN,
     "InferenceRouter/ExplainRoute": CALLS,
+    "InferenceRouter/GetActivity": AUTHENTICATED,  # the router shows what the caller may see
     "Usage/ListUsage": _in(MANAGE, hides=True),
     "Usage/SummarizeUsage": _in(MANAGE, hides=True),
     "Usage/WatchUsage": _in(MANAGE, hides=True),

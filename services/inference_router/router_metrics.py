@@ -26,15 +26,15 @@ class RouterMetrics:
     def __init__(self, router: Router, keeper: CatalogKeeper) -> None:
         self._router = router
         self._keeper = keeper
-        self._calls = InferenceMetrics(lambda: {provider.ref for provider in keeper.catalog.providers.values()})
-        router.flights.hooks.add(self._calls)
+        self.calls = InferenceMetrics(lambda: {provider.ref for provider in keeper.catalog.providers.values()})
+        router.flights.hooks.add(self.calls)
         self._candidates: dict[str, tuple[tuple[str, str], ...]] = {}
         """By virtual model; made anew when the catalog has changed."""
         self._made_at = -1
 
     def families(self) -> Iterable[Family]:
         """Return everything."""
-        yield from self._calls.families()
+        yield from self.calls.families()
         yield from self._under_way()
         yield from self._health()
         yield from self._catalog()

@@ -5,11 +5,12 @@ from __future__ import annotations
 from typing import Any
 
 from junctor import names
-from junctor.errors import CredentialUnavailable, InvalidField, NoRoute, ResourceNotFound, ResourceRef
+from junctor.errors import CredentialUnavailable, InvalidField, NoRoute, NotSupported, ResourceNotFound, ResourceRef
 from junctor.v1 import inference_router_pb2 as pb
 from junctor.v1.inference_router_pb2_grpc import InferenceRouterServicer
 from services.access.identity import NOBODY, Caller
 from services.inference_router import resolution
+from services.inference_router.activity import Activity
 from services.inference_router.catalog import CatalogKeeper
 from services.inference_router.explaining import explain
 from services.inference_router.many_servicer import ManyServicer
@@ -27,6 +28,8 @@ class RouterServicer(ManyServicer, InferenceRouterServicer):
         self._router = router
         self._keeper = keeper
         self._default_workspace = default_workspace
+        self.activity: Activity | None = None
+        """What the router does; None: it does not tell."""
 
     async def ListServedModels(self, request: pb.ListServedModelsRequest, context: Any) -> pb.ListServedModelsResponse:
         everywhere = request.all_workspaces or request.plain
@@ -49,6 +52,13 @@ class RouterServicer(ManyServicer, InferenceRouterServicer):
 
     async def ExplainRoute(self, request: pb.ExplainRouteRequest, context: Any) -> pb.ExplainRouteResponse:
         return await explain(self._router, self._keeper, request, _caller())
+
+    async def GetActivity(self, request: pb.GetActivityRequest, context: Any) -> pb.GetActivityResponse:
+        if self.activity is None:
+            raise NotSupported("This router does not tell what it does")
+        answer = self.activity.told(_caller(), request.workspace)
+        answer.instance, answer.processes = self._instance, self.processes
+        return answer
 
     def _vendor_names(self, catalog: Catalog, caller: Caller) -> list[pb.ServedModel]:
         """List the upstream ids that plain ``/v1`` resolves: those of one entity of the default workspace."""

@@ -170,6 +170,14 @@ class InferenceMetrics:
             histogram = histograms.setdefault(name, Histogram(FIRST_TOKEN))
         histogram.observe(value)
 
+    def totals(self) -> dict[tuple[str, str], tuple[int, int]]:
+        """Return how many calls ended, and how many of them badly, by virtual model and provider."""
+        found: dict[tuple[str, str], tuple[int, int]] = {}
+        for (_, _, provider, model, _, _, source, _, _), entry in self._entries.items():
+            ended, failed = found.get((model, provider), (0, 0))
+            found[model, provider] = ended + entry.count, failed + (entry.count if source else 0)
+        return found
+
     # -- at a scrape
 
     def families(self) -> Iterable[Family]:
