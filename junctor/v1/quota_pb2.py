@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16junctor/v1/quota.proto\x12\njunctor.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"e\n\x0bQuotaWindow\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12#\n\x04unit\x18\x02 \x01(\x0e\x32\x15.junctor.v1.QuotaUnit\x12\x0f\n\x07seconds\x18\x03 \x01(\x03\x12\x0f\n\x07\x61llowed\x18\x04 \x01(\x03\"d\n\tLeaseWish\x12\'\n\x06window\x18\x01 \x01(\x0b\x32\x17.junctor.v1.QuotaWindow\x12\x0e\n\x06wanted\x18\x02 \x01(\x03\x12\x0c\n\x04used\x18\x03 \x01(\x03\x12\x10\n\x08returned\x18\x04 \x01(\x03\"W\n\x0cLeaseRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x10\n\x08lease_id\x18\x02 \x01(\t\x12%\n\x06wishes\x18\x03 \x03(\x0b\x32\x15.junctor.v1.LeaseWish\"\x7f\n\nLeaseGrant\x12\'\n\x06window\x18\x01 \x01(\x0b\x32\x17.junctor.v1.QuotaWindow\x12\x0f\n\x07granted\x18\x02 \x01(\x03\x12\x0c\n\x04used\x18\x03 \x01(\x03\x12)\n\x05reset\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\"7\n\rLeaseResponse\x12&\n\x06grants\x18\x01 \x03(\x0b\x32\x16.junctor.v1.LeaseGrant*l\n\tQuotaUnit\x12\x1a\n\x16QUOTA_UNIT_UNSPECIFIED\x10\x00\x12\x17\n\x13QUOTA_UNIT_REQUESTS\x10\x01\x12\x15\n\x11QUOTA_UNIT_TOKENS\x10\x02\x12\x13\n\x0fQUOTA_UNIT_COST\x10\x03\x32\x45\n\x05Quota\x12<\n\x05Lease\x12\x18.junctor.v1.LeaseRequest\x1a\x19.junctor.v1.LeaseResponseB4\n\rio.junctor.v1P\x01Z\x14junctor/v1;junctorv1\xaa\x02\nJunctor.V1b\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16junctor/v1/quota.proto\x12\njunctor.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\x01\n\x0bQuotaWindow\x12\x0f\n\x07subject\x18\x01 \x01(\t\x12#\n\x04unit\x18\x02 \x01(\x0e\x32\x15.junctor.v1.QuotaUnit\x12)\n\x05start\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\'\n\x03\x65nd\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x0f\n\x07\x61llowed\x18\x05 \x01(\x03\"b\n\tLeaseWish\x12\'\n\x06window\x18\x01 \x01(\x0b\x32\x17.junctor.v1.QuotaWindow\x12\x0c\n\x04used\x18\x02 \x01(\x03\x12\x0e\n\x06needed\x18\x03 \x01(\x03\x12\x0e\n\x06wanted\x18\x04 \x01(\x03\"W\n\x0cLeaseRequest\x12\x0e\n\x06holder\x18\x01 \x01(\t\x12\x10\n\x08lease_id\x18\x02 \x01(\x03\x12%\n\x06wishes\x18\x03 \x03(\x0b\x32\x15.junctor.v1.LeaseWish\":\n\nLeaseGrant\x12\x0f\n\x07granted\x18\x01 \x01(\x03\x12\x0c\n\x04used\x18\x02 \x01(\x03\x12\r\n\x05taken\x18\x03 \x01(\x03\"H\n\rLeaseResponse\x12&\n\x06grants\x18\x01 \x03(\x0b\x32\x16.junctor.v1.LeaseGrant\x12\x0f\n\x07holders\x18\x02 \x01(\x05*l\n\tQuotaUnit\x12\x1a\n\x16QUOTA_UNIT_UNSPECIFIED\x10\x00\x12\x17\n\x13QUOTA_UNIT_REQUESTS\x10\x01\x12\x15\n\x11QUOTA_UNIT_TOKENS\x10\x02\x12\x13\n\x0fQUOTA_UNIT_COST\x10\x03\x32\x45\n\x05Quota\x12<\n\x05Lease\x12\x18.junctor.v1.LeaseRequest\x1a\x19.junctor.v1.LeaseResponseB4\n\rio.junctor.v1P\x01Z\x14junctor/v1;junctorv1\xaa\x02\nJunctor.V1b\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -33,18 +33,18 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'junctor.v1.quota_pb2', _glo
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'\n\rio.junctor.v1P\001Z\024junctor/v1;junctorv1\252\002\nJunctor.V1'
-  _globals['_QUOTAUNIT']._serialized_start=551
-  _globals['_QUOTAUNIT']._serialized_end=659
-  _globals['_QUOTAWINDOW']._serialized_start=71
-  _globals['_QUOTAWINDOW']._serialized_end=172
-  _globals['_LEASEWISH']._serialized_start=174
-  _globals['_LEASEWISH']._serialized_end=274
-  _globals['_LEASEREQUEST']._serialized_start=276
-  _globals['_LEASEREQUEST']._serialized_end=363
-  _globals['_LEASEGRANT']._serialized_start=365
-  _globals['_LEASEGRANT']._serialized_end=492
-  _globals['_LEASERESPONSE']._serialized_start=494
-  _globals['_LEASERESPONSE']._serialized_end=549
-  _globals['_QUOTA']._serialized_start=661
-  _globals['_QUOTA']._serialized_end=730
+  _globals['_QUOTAUNIT']._serialized_start=565
+  _globals['_QUOTAUNIT']._serialized_end=673
+  _globals['_QUOTAWINDOW']._serialized_start=72
+  _globals['_QUOTAWINDOW']._serialized_end=240
+  _globals['_LEASEWISH']._serialized_start=242
+  _globals['_LEASEWISH']._serialized_end=340
+  _globals['_LEASEREQUEST']._serialized_start=342
+  _globals['_LEASEREQUEST']._serialized_end=429
+  _globals['_LEASEGRANT']._serialized_start=431
+  _globals['_LEASEGRANT']._serialized_end=489
+  _globals['_LEASERESPONSE']._serialized_start=491
+  _globals['_LEASERESPONSE']._serialized_end=563
+  _globals['_QUOTA']._serialized_start=675
+  _globals['_QUOTA']._serialized_end=744
 # @@protoc_insertion_point(module_scope)

@@ -56,27 +56,35 @@ class QuotaWindow(_message.Message):
 
     SUBJECT_FIELD_NUMBER: _builtins.int
     UNIT_FIELD_NUMBER: _builtins.int
-    SECONDS_FIELD_NUMBER: _builtins.int
+    START_FIELD_NUMBER: _builtins.int
+    END_FIELD_NUMBER: _builtins.int
     ALLOWED_FIELD_NUMBER: _builtins.int
     subject: _builtins.str
     """Whose it is: `key:<id>` or `workspace:<name>`."""
     unit: Global___QuotaUnit.ValueType
     """What is counted."""
-    seconds: _builtins.int
-    """Length of the window in seconds; windows begin at multiples of it since 1970, UTC (months: at their first day)."""
     allowed: _builtins.int
-    """How much there is in a window."""
+    """How much there is in the window."""
+    @_builtins.property
+    def start(self) -> _timestamp_pb2.Timestamp:
+        """When it begins: a whole minute, day or month, UTC."""
+
+    @_builtins.property
+    def end(self) -> _timestamp_pb2.Timestamp:
+        """When it ends, and there is the whole amount again."""
+
     def __init__(
         self,
         *,
         subject: _builtins.str = ...,
         unit: Global___QuotaUnit.ValueType = ...,
-        seconds: _builtins.int = ...,
+        start: _timestamp_pb2.Timestamp | None = ...,
+        end: _timestamp_pb2.Timestamp | None = ...,
         allowed: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["end", b"end", "start", b"start"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "seconds", b"seconds", "subject", b"subject", "unit", b"unit"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["allowed", b"allowed", "end", b"end", "start", b"start", "subject", b"subject", "unit", b"unit"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -84,35 +92,35 @@ Global___QuotaWindow: _TypeAlias = QuotaWindow  # noqa: Y015
 
 @_typing.final
 class LeaseWish(_message.Message):
-    """What is wanted of one limit."""
+    """What one holder says of one window."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
     WINDOW_FIELD_NUMBER: _builtins.int
-    WANTED_FIELD_NUMBER: _builtins.int
     USED_FIELD_NUMBER: _builtins.int
-    RETURNED_FIELD_NUMBER: _builtins.int
-    wanted: _builtins.int
-    """How much is wanted; 0: only to settle."""
+    NEEDED_FIELD_NUMBER: _builtins.int
+    WANTED_FIELD_NUMBER: _builtins.int
     used: _builtins.int
-    """What was used since the last call and not yet settled."""
-    returned: _builtins.int
-    """What was leased, not used, and is given back."""
+    """What it has used of the window until now, all in all; may be more than it held."""
+    needed: _builtins.int
+    """What it needs to hold of the window, all in all, what is used included: calls wait for it."""
+    wanted: _builtins.int
+    """What it would like to hold, all in all, so that later calls need not wait; less than before gives back the rest."""
     @_builtins.property
     def window(self) -> Global___QuotaWindow:
-        """The limit."""
+        """The window."""
 
     def __init__(
         self,
         *,
         window: Global___QuotaWindow | None = ...,
-        wanted: _builtins.int = ...,
         used: _builtins.int = ...,
-        returned: _builtins.int = ...,
+        needed: _builtins.int = ...,
+        wanted: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["window", b"window"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["returned", b"returned", "used", b"used", "wanted", b"wanted", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["needed", b"needed", "used", b"used", "wanted", b"wanted", "window", b"window"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -128,18 +136,18 @@ class LeaseRequest(_message.Message):
     LEASE_ID_FIELD_NUMBER: _builtins.int
     WISHES_FIELD_NUMBER: _builtins.int
     holder: _builtins.str
-    """Names the router's process."""
-    lease_id: _builtins.str
-    """Unique for each call; the same again gets the same answer."""
+    """Names the router's process; another one after each start."""
+    lease_id: _builtins.int
+    """Grows with each call of a holder."""
     @_builtins.property
     def wishes(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseWish]:
-        """The wishes."""
+        """The wishes; at most 1,000."""
 
     def __init__(
         self,
         *,
         holder: _builtins.str = ...,
-        lease_id: _builtins.str = ...,
+        lease_id: _builtins.int = ...,
         wishes: _abc.Iterable[Global___LeaseWish] | None = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
@@ -152,37 +160,29 @@ Global___LeaseRequest: _TypeAlias = LeaseRequest  # noqa: Y015
 
 @_typing.final
 class LeaseGrant(_message.Message):
-    """What is granted of one wish."""
+    """What a holder may use of one window."""
 
     DESCRIPTOR: _descriptor.Descriptor
 
-    WINDOW_FIELD_NUMBER: _builtins.int
     GRANTED_FIELD_NUMBER: _builtins.int
     USED_FIELD_NUMBER: _builtins.int
-    RESET_FIELD_NUMBER: _builtins.int
+    TAKEN_FIELD_NUMBER: _builtins.int
     granted: _builtins.int
-    """How much of it this router may use until the end of the window."""
+    """All in all, what it has used included."""
     used: _builtins.int
-    """How much of the window is used or leased by all."""
-    @_builtins.property
-    def window(self) -> Global___QuotaWindow:
-        """The limit."""
-
-    @_builtins.property
-    def reset(self) -> _timestamp_pb2.Timestamp:
-        """When the window ends, and there is the whole amount again."""
-
+    """What all holders together have used, as far as they have said."""
+    taken: _builtins.int
+    """What all holders together have used or hold."""
     def __init__(
         self,
         *,
-        window: Global___QuotaWindow | None = ...,
         granted: _builtins.int = ...,
         used: _builtins.int = ...,
-        reset: _timestamp_pb2.Timestamp | None = ...,
+        taken: _builtins.int = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["reset", b"reset", "window", b"window"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "reset", b"reset", "used", b"used", "window", b"window"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["granted", b"granted", "taken", b"taken", "used", b"used"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -195,6 +195,9 @@ class LeaseResponse(_message.Message):
     DESCRIPTOR: _descriptor.Descriptor
 
     GRANTS_FIELD_NUMBER: _builtins.int
+    HOLDERS_FIELD_NUMBER: _builtins.int
+    holders: _builtins.int
+    """How many holders were heard of within the last minute."""
     @_builtins.property
     def grants(self) -> _containers.RepeatedCompositeFieldContainer[Global___LeaseGrant]:
         """The grants."""
@@ -203,10 +206,11 @@ class LeaseResponse(_message.Message):
         self,
         *,
         grants: _abc.Iterable[Global___LeaseGrant] | None = ...,
+        holders: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["grants", b"grants"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["grants", b"grants", "holders", b"holders"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -47,8 +47,9 @@ class QuotaServicer:
     """
 
     def Lease(self, request, context):
-        """Settles what was used of earlier leases and grants new ones. All in one transaction. Retry safety: safe with the
-        same lease_id. Default deadline: 2 s.
+        """Takes what the holder has used, and what it would like to hold, of each window, and answers with what it may hold.
+        All in one transaction. INVALID_ARGUMENT. Retry safety: always; amounts are absolute, the same lease_id again gets
+        the same share and an older one changes nothing. Default deadline: 2 s.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')

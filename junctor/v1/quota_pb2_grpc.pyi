@@ -34,8 +34,9 @@ class QuotaStub:
     @_typing.overload
     def __new__(cls, channel: _aio.Channel) -> QuotaAsyncStub: ...
     Lease: _grpc.UnaryUnaryMultiCallable[_quota_pb2.LeaseRequest, _quota_pb2.LeaseResponse]
-    """Settles what was used of earlier leases and grants new ones. All in one transaction. Retry safety: safe with the
-    same lease_id. Default deadline: 2 s.
+    """Takes what the holder has used, and what it would like to hold, of each window, and answers with what it may hold.
+    All in one transaction. INVALID_ARGUMENT. Retry safety: always; amounts are absolute, the same lease_id again gets
+    the same share and an older one changes nothing. Default deadline: 2 s.
     """
 
 @_typing.type_check_only
@@ -44,8 +45,9 @@ class QuotaAsyncStub(QuotaStub):
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     Lease: _aio.UnaryUnaryMultiCallable[_quota_pb2.LeaseRequest, _quota_pb2.LeaseResponse]  # type: ignore[assignment]
-    """Settles what was used of earlier leases and grants new ones. All in one transaction. Retry safety: safe with the
-    same lease_id. Default deadline: 2 s.
+    """Takes what the holder has used, and what it would like to hold, of each window, and answers with what it may hold.
+    All in one transaction. INVALID_ARGUMENT. Retry safety: always; amounts are absolute, the same lease_id again gets
+    the same share and an older one changes nothing. Default deadline: 2 s.
     """
 
 class QuotaServicer(metaclass=_abc_1.ABCMeta):
@@ -57,8 +59,9 @@ class QuotaServicer(metaclass=_abc_1.ABCMeta):
         request: _quota_pb2.LeaseRequest,
         context: _ServicerContext,
     ) -> _typing.Union[_quota_pb2.LeaseResponse, _abc.Awaitable[_quota_pb2.LeaseResponse]]:
-        """Settles what was used of earlier leases and grants new ones. All in one transaction. Retry safety: safe with the
-        same lease_id. Default deadline: 2 s.
+        """Takes what the holder has used, and what it would like to hold, of each window, and answers with what it may hold.
+        All in one transaction. INVALID_ARGUMENT. Retry safety: always; amounts are absolute, the same lease_id again gets
+        the same share and an older one changes nothing. Default deadline: 2 s.
         """
 
 def add_QuotaServicer_to_server(servicer: QuotaServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...

@@ -219,7 +219,7 @@ class CreateWorkspaceRequest(_message.Message):
     """Check the fields and answer with what was sent, without looking anything up or writing."""
     @_builtins.property
     def workspace(self) -> Global___Workspace:
-        """Only `name` and `description` are taken."""
+        """`name`, `description`, `labels` and `limits` are taken."""
 
     def __init__(
         self,
@@ -249,11 +249,11 @@ class UpdateWorkspaceRequest(_message.Message):
     """Check the fields and answer with what was sent, without looking anything up or writing."""
     @_builtins.property
     def workspace(self) -> Global___Workspace:
-        """`name` finds it, `description` is written; `resource_version`, if given, must be the newest."""
+        """`name` finds it, the fields of `update_mask` are written; `resource_version`, if given, must be the newest."""
 
     @_builtins.property
     def update_mask(self) -> _field_mask_pb2.FieldMask:
-        """The fields to write, of `description` and `labels`; unset means `description`."""
+        """The fields to write, of `description`, `labels` and `limits`; unset means `description`."""
 
     def __init__(
         self,
