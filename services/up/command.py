@@ -8,6 +8,7 @@ import os
 import shutil
 import ssl
 import sys
+import webbrowser
 from collections.abc import Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
@@ -54,6 +55,7 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per flag
         bool | None,
         typer.Option("--detect/--no-detect", help="Look for local model servers and provider keys. [default: on]"),
     ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Open the page at /console in the browser.")] = False,
     config: Annotated[str | None, typer.Option(help="TOML file with settings.")] = None,
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the settings in force, and exit.")
@@ -68,6 +70,8 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per flag
       junctor up
 
       junctor up --port 9000 --no-demo
+
+      junctor up --open
 
       OPENAI_API_KEY=… junctor up
     """
@@ -86,11 +90,11 @@ def command(  # noqa: PLR0913, PLR0917 - one parameter per flag
         "print_config": print_config,
     }
     settings = load(flags, (UP,), program="junctor up")
-    raise typer.Exit(run(settings, up, make=partial(make_site, flags=flags)))
+    raise typer.Exit(run(settings, partial(up, opens=open_), make=partial(make_site, flags=flags)))
 
 
-async def up(node: Site, stop: asyncio.Event) -> None:
-    """Run until ``stop``: start the node, register what is there, show the screen."""
+async def up(node: Site, stop: asyncio.Event, *, opens: bool = False) -> None:
+    """Run until ``stop``: start the node, register what is there, show the screen, open the console if asked to."""
     settings = node.settings
     hush_terminal(settings)
     demo: RunningDemo | None = None
@@ -101,7 +105,7 @@ async def up(node: Site, stop: asyncio.Event) -> None:
         await node.start()
         if settings.demo:
             demo = await start_demo()
-        greeting.start(_greet(node, settings, demo))
+        greeting.start(_greet(node, settings, demo, opens=opens))
         await stop.wait()
         await greeting.stop()
         _say("\nStopping: streams under way may finish. Ctrl-C again to stop at once.")
@@ -111,7 +115,7 @@ async def up(node: Site, stop: asyncio.Event) -> None:
             await demo.stop()
 
 
-async def _greet(node: Site, settings: Settings, demo: RunningDemo | None) -> None:
+async def _greet(node: Site, settings: Settings, demo: RunningDemo | None, *, opens: bool) -> None:
     """Register the demo and what detection finds, then print the screen."""
     try:
         facts = await _prepare(node, settings, demo)
@@ -119,6 +123,10 @@ async def _greet(node: Site, settings: Settings, demo: RunningDemo | None) -> No
         _log.warning("the services are not ready after %d s; they go on starting", READY_SECONDS)
         return
     _say(render(facts, colour=sys.stdout.isatty()))
+    if opens and not facts.console:
+        _log.warning("there is no console to open: JUNCTOR_CONSOLE is off")
+    elif opens and not await asyncio.to_thread(webbrowser.open, f"{facts.url}/console"):
+        _log.warning("no browser could be started; the console is at %s/console", facts.url)
 
 
 async def _prepare(node: Site, settings: Settings, demo: RunningDemo | None) -> Facts:
@@ -144,6 +152,7 @@ async def _prepare(node: Site, settings: Settings, demo: RunningDemo | None) -> 
         data_dir=str(settings.data_dir.absolute()),
         models=models,
         auth=settings.auth.on,
+        console=settings.console,
         detected=found,
         version=version("junctor"),
         program=program_name(shutil.which("junctor"), Path(sys.argv[0]), Path.cwd()),

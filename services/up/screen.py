@@ -39,6 +39,8 @@ class Facts:
     """One line for each finding."""
     auth: bool = False
     """Callers need a token."""
+    console: bool = False
+    """The edge serves the page at ``/console``."""
     certificate: str = ""
     """File of the edge's certificate; empty: it speaks plain HTTP."""
     version: str = ""
@@ -75,7 +77,9 @@ def render(facts: Facts, *, colour: bool = False) -> str:
         lines += [heading("Detected"), ""]
         lines += [line for found in facts.detected for line in _wrapped(found, "  ")]
         lines += [""]
-    lines += [f"  gRPC   {facts.grpc_target}", *_tls(facts), f"  Data   {facts.data_dir}", "  Stop   Ctrl-C"]
+    page = [f"  Look   {facts.url}/console"] if facts.console else []
+    lines += [*page, f"  gRPC   {facts.grpc_target}", *_tls(facts)]
+    lines += [f"  Data   {facts.data_dir}", "  Stop   Ctrl-C"]
     return "\n".join(lines) + "\n"
 
 
