@@ -67,6 +67,9 @@ POLICY: Mapping[str, Access] = {
 ROUTER = "inference-router"
 REGISTRIES = tuple(name for name in PORTS if name != ROUTER)
 
+_BESIDE: Mapping[str, Sequence[str]] = {"access-control": ("metering",)}
+"""What lives in a service's process as well, with a store of its own."""
+
 _HEALTH_SECONDS = 1.0
 """Between two looks at services that are all ready: each asks its database, a third of what an idle process costs."""
 _UNREADY_SECONDS = 0.25
@@ -279,18 +282,18 @@ class Node:
     async def _start_services(self, server: GrpcServer) -> None:
         make: dict[str, Callable[[], Service]] = {
             "access-control": self._access_control,
+            "metering": self._metering,
             "model-registry": self._model_registry,
             "provider-registry": self._provider_registry,
             "inference-router": self._inference_router,
         }
         for name in PORTS:
             if name in self.names:
-                self._services[name] = make[name]()
+                self._services |= {each: make[each]() for each in (name, *_BESIDE.get(name, ()))}
             elif self._share is not None and self._share.relay_to:
                 self._services[name] = self._relay(name)
-            else:
-                continue
-            self._services[name].register(server)
+        for service in self._services.values():
+            service.register(server)
         for name, service in self._services.items():
             await self._start_service(name, service)
         if self._share is not None:
@@ -322,16 +325,18 @@ class Node:
             access_pb2,
             model_registry_pb2,
             provider_registry_pb2,
+            quota_pb2,
             secrets_pb2,
+            usage_pb2,
             virtual_models_pb2,
             workspaces_pb2,
         )
         from services.runtime.relay import Relay
 
-        access = (workspaces_pb2, access_pb2)
+        access = (workspaces_pb2, access_pb2, usage_pb2, quota_pb2)
         files = (*access, model_registry_pb2, virtual_models_pb2, provider_registry_pb2, secrets_pb2)
         services = [service for file in files for service in file.DESCRIPTOR.services_by_name.values()]
-        owned = [service for service in services if _owner(service.full_name) == name]
+        owned = [service for service in services if _owner(service.full_name) in (name, *_BESIDE.get(name, ()))]
         return Relay(self._peers[name], owned, on_behalf=self._on_behalf)
 
     def _on_behalf(self) -> str:
@@ -349,6 +354,15 @@ class Node:
             audit_days=self.settings.audit_retention,
         )
         return AccessControlService(self._database("access-control"), options)
+
+    def _metering(self) -> Service:
+        from services.metering.service import MeteringService
+
+        return MeteringService(
+            self._database("metering"),
+            access_control=self._peers["access-control"],
+            usage_days=self.settings.usage_retention,
+        )
 
     def _model_registry(self) -> Service:
         from services.model_registry.service import ModelRegistryService
@@ -480,8 +494,9 @@ class Node:
                 ready = await service.ready()
                 self._observing.noted(name, ready=ready, stored=name in self._databases)
                 all_ready &= ready
+                relayed = [each for each in _BESIDE.get(name, ()) if each not in self._services]
                 for grpc_service in self._server.services:
-                    if _owner(grpc_service) == name:
+                    if _owner(grpc_service) in (name, *relayed):
                         self._server.health.set(grpc_service, ready)
             await asyncio.sleep(_HEALTH_SECONDS if all_ready else _UNREADY_SECONDS)
 
@@ -521,10 +536,10 @@ _OWNERS = {
     "junctor.v1.Members": "access-control",
     "junctor.v1.Audit": "access-control",
     "junctor.v1.AccessSync": "access-control",
-    "junctor.v1.Usage": "access-control",
-    "junctor.v1.Prices": "access-control",
-    "junctor.v1.UsageSink": "access-control",
-    "junctor.v1.Quota": "access-control",
+    "junctor.v1.Usage": "metering",
+    "junctor.v1.Prices": "metering",
+    "junctor.v1.UsageSink": "metering",
+    "junctor.v1.Quota": "metering",
     "junctor.v1.ModelRegistry": "model-registry",
     "junctor.v1.ProviderSync": "model-registry",
     "junctor.v1.VirtualModels": "model-registry",

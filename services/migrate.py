@@ -14,6 +14,7 @@ from pathlib import Path
 
 from services.access_control import store as access_control
 from services.assembly import private_files
+from services.metering import store as metering
 from services.model_registry import store as model_registry
 from services.provider_registry import store as provider_registry
 from services.runtime.db_start import StoreUnusable, opening, place_of
@@ -27,6 +28,8 @@ MIGRATIONS: Mapping[str, Path] = {
     "provider-registry": provider_registry.MIGRATIONS,
 }
 """The services that have a store."""
+BESIDE: Mapping[str, Mapping[str, Path]] = {"access-control": {"metering": metering.MIGRATIONS}}
+"""Stores of what lives in a service's process as well."""
 
 
 def migrate(settings: Settings, services: Sequence[str]) -> int:
@@ -35,19 +38,20 @@ def migrate(settings: Settings, services: Sequence[str]) -> int:
     logging.basicConfig(handlers=[logging.NullHandler()])  # what is wrong is said once, below
     try:
         for service in services:
-            sys.stdout.write(f"{service}: {asyncio.run(_migrate(settings, service))}\n")
-            sys.stdout.flush()
+            for store, migrations in {service: MIGRATIONS[service], **BESIDE.get(service, {})}.items():
+                sys.stdout.write(f"{store}: {asyncio.run(_migrate(settings, store, migrations))}\n")
+                sys.stdout.flush()
     except (StoreUnusable, OSError) as error:
         sys.stderr.write(f"junctord: {error}\n")
         return 1
     return 0
 
 
-async def _migrate(settings: Settings, service: str) -> str:
-    database = open_store(settings, service)
+async def _migrate(settings: Settings, store: str, migrations: Path) -> str:
+    database = open_store(settings, store)
     try:
         with opening(database):
-            done = await database.migrate(MIGRATIONS[service])
+            done = await database.migrate(migrations)
         schema = "" if database.is_sqlite else f", schema {database.schema}"
         return f"{place_of(database)}{schema}: {_said(done)}"
     finally:

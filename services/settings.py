@@ -175,6 +175,8 @@ class Settings:
     sse_ping: float | None
     audit_retention: int
     """Days."""
+    usage_retention: int
+    """Days."""
     """After how long a silence an event stream gets a comment; None: never."""
     discovery_interval: float
     default_workspace: str
@@ -383,6 +385,7 @@ def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], e
     )
     limits = (
         "audit_retention",
+        "usage_retention",
         "router_peers",
         "max_connections",
         "console",

@@ -589,6 +589,7 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     ),
     Setting("oidc_groups_claim", text, "groups", "Claim with the names of a user's groups."),
     Setting("audit_retention", whole(1, 36_500), 90, "Days that the record of writes and refused calls goes back."),
+    Setting("usage_retention", whole(1, 36_500), 90, "Days that the records of what requests used go back."),
     Setting(
         "tls_cert_file",
         path,

@@ -23,7 +23,7 @@ from typing import Any
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-STORES = ("access_control", "model_registry", "provider_registry")
+STORES = ("access_control", "metering", "model_registry", "provider_registry")
 _LOCK_SECONDS = 2.0
 """How long one lock is waited for while others are held; a server waits five times as long for its own."""
 _TRIES = 10
@@ -73,7 +73,7 @@ def back_up(
             store: _copy(snapshot, folder / f"{store}.sqlite") for store, snapshot in zip(files, snapshots, strict=True)
         }
         keys = next(
-            (_keys(snapshot) for store, snapshot in zip(files, snapshots, strict=True) if store == STORES[2]), []
+            (_keys(snapshot) for store, snapshot in zip(files, snapshots, strict=True) if store == STORES[-1]), []
         )
     manifest = Manifest(FORMAT, version("junctor"), taken_at, stores, keys, dict(not_included))
     unfinished = folder / f"{MANIFEST}.part"

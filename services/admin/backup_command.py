@@ -25,7 +25,8 @@ from services.stores import open_store
 DataDir = Annotated[str | None, typer.Option(help="Folder of the SQLite files. [default: ./junctor-data]")]
 DatabaseUrl = Annotated[str | None, typer.Option(help="postgresql://… instead of SQLite.")]
 Config = Annotated[str | None, typer.Option(help="TOML file with settings.")]
-SERVICES = tuple(store.replace("_", "-") for store in STORES)
+SERVICES = ("access-control", "model-registry", "provider-registry")
+"""Those that have stores."""
 
 
 def add_to(command: typer.Typer) -> None:
@@ -106,8 +107,8 @@ def renew(
     """
     with _told("new-epoch"):
         settings = _settings("new-epoch", data_dir=data_dir, database_url=database_url, config=config)
-        for service in SERVICES:
-            sys.stdout.write(f"{service}: {asyncio.run(_renew(settings, service))}\n")
+        for store in (store.replace("_", "-") for store in STORES):
+            sys.stdout.write(f"{store}: {asyncio.run(_renew(settings, store))}\n")
 
 
 @contextmanager

@@ -28,6 +28,8 @@ from services.runtime.tasks import Tasks
 
 _BUSY_SECONDS = 10
 """How long SQLite waits for another process's write lock before it gives up."""
+READERS = 7
+"""Readers of a store on PostgreSQL at the same time."""
 _PROBE_SECONDS = 5.0
 """Silence after which a store counts as away."""
 
@@ -221,8 +223,11 @@ class Database:
                 await self.engine.dispose()
 
 
-def open_database(url: str, *, schema: str, migrates: bool = True) -> Database:
-    """Open ``sqlite:///path`` or ``postgresql://…`` without connecting yet; a SQLite file is always migrated."""
+def open_database(url: str, *, schema: str, migrates: bool = True, readers: int = READERS) -> Database:
+    """Open ``sqlite:///path`` or ``postgresql://…`` without connecting yet; a SQLite file is always migrated.
+
+    ``readers``: PostgreSQL's connections that read at the same time; one more writes.
+    """
     parsed = make_url(url)
     if parsed.get_backend_name() == "sqlite":
         arguments = {"timeout": _BUSY_SECONDS, "async_creator_fn": _connect_sqlite}
@@ -232,7 +237,8 @@ def open_database(url: str, *, schema: str, migrates: bool = True) -> Database:
     from services.runtime import postgres  # loads the driver
 
     connect = postgres.connector(parsed, schema)
-    return Database(postgres.open_engine(parsed, connect), schema=schema, migrates=migrates, connect=connect)
+    engine = postgres.open_engine(parsed, connect, size=readers + 1)
+    return Database(engine, schema=schema, migrates=migrates, connect=connect)
 
 
 async def outlast(work: asyncio.Future[T]) -> T:

@@ -23,8 +23,9 @@ LOCK_SECONDS = 10
 STUCK_SECONDS = 60
 """How long a transaction may do nothing: a replica that was stopped in the midst of a write would hold all others."""
 POOL_SIZE = 8
-"""Connections of one store. Three stores, each with one more that listens, make 27 for a replica, so three replicas
-fit into PostgreSQL's default of 100. Writers of a process take turns: one connection is theirs, the rest is readers'.
+"""Connections of one store. Three stores, each with one more that listens, make 27 for a replica, metering's smaller
+one 5 more: three replicas fit into PostgreSQL's default of 100 (97 without the administrator's). Writers of a process
+take turns: one connection is theirs, the rest is readers'.
 """
 POOL_WAIT_SECONDS = 10.0
 
@@ -48,13 +49,13 @@ def connector(url: URL, schema: str, *, patient: bool = False) -> Connect:
     )
 
 
-def open_engine(url: URL, connect: Connect) -> AsyncEngine:
-    """Make the engine of a store; it connects when it is used."""
+def open_engine(url: URL, connect: Connect, *, size: int = POOL_SIZE) -> AsyncEngine:
+    """Make the engine of a store with at most ``size`` connections; it connects when it is used."""
     engine = create_async_engine(
         url.set(drivername="postgresql+asyncpg"),
         async_creator=connect,
         pool_pre_ping=True,
-        pool_size=POOL_SIZE,
+        pool_size=size,
         max_overflow=0,
         pool_timeout=POOL_WAIT_SECONDS,
         pool_use_lifo=True,

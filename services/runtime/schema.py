@@ -21,6 +21,9 @@ FIRST = "0001"
 _LOCK_WAIT = "5s"
 """How long PostgreSQL lets a migration wait for a table, while everybody else waits behind it."""
 
+_MIGRATES = {"metering": "access_control"}
+"""The service whose ``migrate`` brings a store up to date, where that has another name."""
+
 _VERSION = sa.Table(
     VERSION_TABLE,
     sa.MetaData(),
@@ -82,7 +85,7 @@ def needed_by(migrations: Path) -> Schema:
 def require(connection: sa.Connection, migrations: Path, schema: str) -> None:
     """Raise SchemaUnfit unless the code with this Alembic folder can use the schema as it is."""
     there, needed = schema_of(connection), needed_by(migrations)
-    run = f"run: junctord {schema.replace('_', '-')} migrate --database-url …"
+    run = f"run: junctord {_MIGRATES.get(schema, schema).replace('_', '-')} migrate --database-url …"
     if not there.revision:
         raise SchemaUnfit(f"has no schema {schema} yet; {run}")
     if there.is_older_than(needed):
