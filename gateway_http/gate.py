@@ -65,7 +65,7 @@ class Gate:
         """Return what registries are told, as metadata has it."""
         return to_text(self._authenticator.assertions.write(caller))
 
-    def told(self, method: bytes, path: bytes, error: JunctorError, *, request_id: str = "") -> None:
+    def told(self, method: bytes, path: bytes, error: JunctorError, *, request_id: str) -> None:
         """Take note of a refused request."""
         what = f"{method.decode('ascii', 'replace')} {path.decode('ascii', 'replace')}"
         self._reporter.refused(Refusal("", what, error.reason), request_id=request_id)

@@ -33,15 +33,17 @@ class GatedApp:
             return
         path = _raw_path(scope)
         if not self._gate.is_open(path):
+            request_id = _request_id(scope)
+            own = [(b"x-request-id", request_id)]
             try:
                 caller = await self._caller([(name.lower(), value) for name, value in scope["headers"]])
             except JunctorError as error:
-                self._gate.told(scope["method"].encode(), path, error)
-                await send_response(send, errors.to_response(error), _own(scope))
+                self._gate.told(scope["method"].encode(), path, error, request_id=request_id.decode())
+                await send_response(send, errors.to_response(error), own)
                 return
             except Exception:  # noqa: BLE001 - nobody is let in by a fault
                 _log.exception("a credential could not be judged")
-                await send_response(send, errors.to_response(InternalError("Internal error")), _own(scope))
+                await send_response(send, errors.to_response(InternalError("Internal error")), own)
                 return
             scope["junctor.caller"] = caller
             CALLER.set(self._gate.acting(caller))  # each request has a task of its own, whose context ends with it
@@ -59,6 +61,6 @@ def _raw_path(scope: Scope) -> bytes:
     return raw.partition(b"?")[0]
 
 
-def _own(scope: Scope) -> Headers:
+def _request_id(scope: Scope) -> bytes:
     given = next((value for name, value in scope["headers"] if name.lower() == b"x-request-id"), b"")
-    return [(b"x-request-id", given if usable_id(given) else f"req-{uuid.uuid4().hex}".encode())]
+    return given if usable_id(given) else f"req-{uuid.uuid4().hex}".encode()

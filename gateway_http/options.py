@@ -42,8 +42,7 @@ def describe(call: Call, special: dict[bytes, bytes], options: EdgeOptions) -> N
 
     Raises :class:`InvalidField` for a timeout that is not a positive number of milliseconds.
     """
-    given = special.get(b"x-request-id")
-    call.request_id = given.decode() if given and usable_id(given) else options.request_id()
+    call.request_id = request_id_of(special, options)
     if (timeout := special.get(b"x-junctor-timeout-ms")) is not None:
         call.timeout = _seconds(timeout)
     if (revision := special.get(b"x-junctor-min-revision")) is not None:
@@ -51,6 +50,12 @@ def describe(call: Call, special: dict[bytes, bytes], options: EdgeOptions) -> N
     if (session := special.get(b"x-junctor-session")) is not None:
         call.session = session.decode("latin-1")
     call.want_receipt = special.get(b"x-junctor-receipt") == b"1"
+
+
+def request_id_of(special: dict[bytes, bytes], options: EdgeOptions) -> str:
+    """Return the caller's ``x-request-id`` if it may be kept, else a new one."""
+    given = special.get(b"x-request-id")
+    return given.decode() if given and usable_id(given) else options.request_id()
 
 
 def usable_id(value: bytes) -> bool:

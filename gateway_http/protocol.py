@@ -23,7 +23,7 @@ from gateway_http.cycle import InferenceCycle, Shared
 from gateway_http.http_sink import encode_answer
 from gateway_http.known_heads import KnownHeads
 from gateway_http.limits import Refused, RequestHead, Seen, judge_part, read_head
-from gateway_http.options import EdgeOptions, describe
+from gateway_http.options import EdgeOptions, describe, request_id_of
 from gateway_http.proving import Proving
 from gateway_http.watch import NEVER
 from junctor.channel import REQUEST_ID
@@ -112,7 +112,10 @@ class EdgeProtocol(HttpToolsProtocol):
         self._parting = True
 
     def shutdown(self) -> None:
-        """Go on draining: the request under way is the last one."""
+        """Go on draining: the request under way is the last one, also one whose caller is being proven."""
+        if self._proving is not None and self._proving.pending and not self._is_answering():
+            self._parting = True
+            return
         super().shutdown()
         self._closing = self._closing or self.transport.is_closing()
 
@@ -226,15 +229,18 @@ class EdgeProtocol(HttpToolsProtocol):
             self._cors = self.options.cors.fields(head.special)
             if (preflight := self.options.cors.preflight(head.method, head.special)) is not None:
                 return self._answer_early(preflight, head, data, found + 4)
+        caller = None
         try:
-            caller = None
             if self._proving is not None and (caller := self._admit(head, data, position)) is None:
                 return len(data)
             call = self._call_of(block, head) if known is None else known[1]
             if call is not None:
                 self._describe(call, head, caller)
         except JunctorError as error:
-            return self._answer_early(errors.to_response(error), head, data, found + 4)
+            request_id = request_id_of(head.special, self.options)
+            if self._proving is not None and caller is None:
+                self._proving.told(head, error, request_id)
+            return self._answer_early(errors.to_response(error), head, data, found + 4, request_id=request_id)
         if call is None:
             return self._begin_other(head, data, position, found + 4)
         return self._begin_mine(call, head, data, found + 4)
@@ -329,6 +335,8 @@ class EdgeProtocol(HttpToolsProtocol):
             block = _plain_head(head)
         before = self.cycle
         super().data_received(block)
+        if self._parting and self.cycle is not before:
+            self.cycle.keep_alive = False
         if self._cors and self.cycle is not before:
             self.cycle.default_headers = [*self.cycle.default_headers, *self._cors]
         self._after_body_part()
@@ -431,10 +439,12 @@ class EdgeProtocol(HttpToolsProtocol):
         except Refused as refused:
             self._refuse(refused)
 
-    def _answer_early(self, response: errors.Response, head: RequestHead, data: bytes, position: int) -> int:
+    def _answer_early(
+        self, response: errors.Response, head: RequestHead, data: bytes, position: int, *, request_id: str = ""
+    ) -> int:
         """Answer a request that gets no further than its head; with a body behind it the connection ends."""
         keep_alive = head.keep_alive and head.length == 0 and not self._parting
-        self._write(response, keep_alive=keep_alive, bodiless=head.method == b"HEAD")
+        self._write(response, keep_alive=keep_alive, bodiless=head.method == b"HEAD", request_id=request_id)
         if not keep_alive:
             self._linger()
         else:
@@ -453,10 +463,12 @@ class EdgeProtocol(HttpToolsProtocol):
             self._write(errors.refusal(refused.status, refused.text), keep_alive=False)
         self._linger()
 
-    def _write(self, response: errors.Response, *, keep_alive: bool, bodiless: bool = False) -> None:
+    def _write(
+        self, response: errors.Response, *, keep_alive: bool, bodiless: bool = False, request_id: str = ""
+    ) -> None:
         own = b"%bx-request-id: %b\r\nx-junctor-error-source: gateway\r\n%b" % (
             self.common_fields(),
-            self.options.request_id().encode(),
+            (request_id or self.options.request_id()).encode(),
             b"" if keep_alive else b"connection: close\r\n",
         )
         if not self.transport.is_closing():

@@ -33,19 +33,19 @@ class Proving:
     def admit(self, head: RequestHead) -> Caller | None:
         """Return who calls; None: the request has to wait. Raises Unauthenticated, NotReady."""
         proven, self._proven = self._proven, None
-        try:
-            caller = self._gate.admit(head)
-            if isinstance(caller, Caller):
-                return caller
-            if proven is not None and proven[0] == caller:
-                if isinstance(proven[1], JunctorError):
-                    raise proven[1]
-                return proven[1]
-        except JunctorError as error:
-            self._gate.told(head.method, head.target.partition(b"?")[0], error)
-            raise
+        caller = self._gate.admit(head)
+        if isinstance(caller, Caller):
+            return caller
+        if proven is not None and proven[0] == caller:
+            if isinstance(proven[1], JunctorError):
+                raise proven[1]
+            return proven[1]
         self._task = asyncio.get_running_loop().create_task(self._prove(caller))
         return None
+
+    def told(self, head: RequestHead, error: JunctorError, request_id: str) -> None:
+        """Take note of a request that :meth:`admit` refused."""
+        self._gate.told(head.method, head.target.partition(b"?")[0], error, request_id=request_id)
 
     def cancel(self) -> None:
         """The connection is lost."""

@@ -11,6 +11,7 @@ import binascii
 import hashlib
 import hmac
 import time
+from collections.abc import Callable
 
 import msgspec
 
@@ -43,7 +44,8 @@ class _Said(msgspec.Struct, frozen=True, array_like=True):
 class Assertions:
     """Writes and reads assertions; both are kept while they are good, so most calls cost a look-up."""
 
-    def __init__(self, token: Secret) -> None:
+    def __init__(self, token: Secret, *, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self._key = hmac.digest(token.reveal().encode(), b"junctor caller assertion 1", "sha256")
         self.own_credential = own_credential(token)
         self._written: dict[Identity, tuple[float, bytes]] = {}
@@ -51,10 +53,10 @@ class Assertions:
 
     def write(self, caller: Caller) -> bytes:
         """Return an assertion of who the caller is."""
-        now = time.time()
+        now = self._clock()
         identity = caller.identity
         kept = self._written.get(identity)
-        if kept is not None and now - kept[0] < _RENEW:
+        if kept is not None and 0 <= now - kept[0] < _RENEW:  # a clock that was set back makes it one of the future
             return kept[1]
         left = identity.permissions
         said = _Said(
@@ -75,7 +77,7 @@ class Assertions:
 
     def read(self, assertion: bytes) -> Identity:
         """Return who an assertion speaks of. Raises Unauthenticated for one that is forged, altered or too old."""
-        now = time.time()
+        now = self._clock()
         kept = self._read.get(assertion)
         if kept is None:
             kept = self._verified(assertion)

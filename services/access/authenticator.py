@@ -50,13 +50,8 @@ class Authenticator:
         caller = self._known.get(credential)
         if caller is None:
             return None
-        now = time.time()
-        if now > self._fresh_until:
-            if not self.keeper.usable:
-                return None
-            self._fresh_until = now + _FRESH_SECONDS
         expires = caller.identity.expires
-        return caller if expires is None or expires > now else None
+        return caller if self._fresh() and (expires is None or expires > time.time()) else None
 
     async def prove(self, credential: str) -> Caller:
         """Return who shows a credential. Raises Unauthenticated, or NotReady: nothing can be told."""
@@ -82,19 +77,7 @@ class Authenticator:
     async def asserted(self, assertion: bytes) -> Caller:
         """Return of whom another process of junctor speaks. Raises Unauthenticated, NotReady."""
         identity = self.assertions.read(assertion)
-        if identity.kind is Kind.SERVICE:
-            return SERVICE
-        if self._generation != self._book.generation:
-            self._forget()
-        caller = self._asserted.get(identity)
-        if caller is None:
-            caller = await self._asserted_now(identity)
-            if len(self._asserted) >= _MOST:
-                self._asserted.clear()
-            self._asserted[identity] = caller
-        if identity.expires is not None and identity.expires <= time.time():
-            raise invalid()
-        return caller
+        return SERVICE if identity.kind is Kind.SERVICE else await self.caller_of(identity)
 
     def asserted_known(self, assertion: bytes) -> Caller | None:
         """Return what :meth:`asserted` would without waiting; None: it has to be awaited."""
@@ -103,7 +86,21 @@ class Authenticator:
             self._forget()
         caller = self._asserted.get(identity)
         expires = identity.expires
-        return caller if expires is None or expires > time.time() else None
+        return caller if self._fresh() and (expires is None or expires > time.time()) else None
+
+    async def caller_of(self, identity: Identity) -> Caller:
+        """Return what somebody may do now of whom an assertion spoke. Raises Unauthenticated, NotReady."""
+        if identity.expires is not None and identity.expires <= time.time():
+            raise invalid()
+        if self._generation != self._book.generation:
+            self._forget()
+        caller = self._asserted.get(identity)
+        if caller is None or not self._fresh():
+            caller = await self._asserted_now(identity)
+            if len(self._asserted) >= _MOST:
+                self._asserted.clear()
+            self._asserted[identity] = caller
+        return caller
 
     async def _asserted_now(self, identity: Identity) -> Caller:
         if not self.keeper.usable:
@@ -129,6 +126,15 @@ class Authenticator:
             self._users.clear()
         self._users[credential] = identity
         return identity
+
+    def _fresh(self) -> bool:
+        """Tell whether the book may be decided by; asked of the keeper once a second, whatever the clock is set to."""
+        now = time.monotonic()
+        if now > self._fresh_until:
+            if not self.keeper.usable:
+                return False
+            self._fresh_until = now + _FRESH_SECONDS
+        return True
 
     def _forget(self) -> None:
         self._known.clear()

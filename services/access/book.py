@@ -71,17 +71,12 @@ class AccessBook:
         if record.hash in self.revoked or (expires is not None and expires <= now):
             return None
         identity = Identity(Kind.KEY, key.id, permissions=narrowed(key.scopes), expires=expires)
-        limits = key.limits
         return Caller(
             identity,
             everywhere=Role.PLATFORM_ADMIN if key.role == pb.ROLE_PLATFORM_ADMIN else Role.NONE,
             roles=self._with_own(self._roles_of(identity), key),
             models=tuple(model_pattern(pattern) for pattern in key.models),
-            limits=Limits(
-                limits.requests_per_minute if limits.HasField("requests_per_minute") else None,
-                limits.tokens_per_minute if limits.HasField("tokens_per_minute") else None,
-                limits.concurrency if limits.HasField("concurrency") else None,
-            ),
+            limits=Limits.of(key.limits),
             tags=dict(key.tags),
         )
 

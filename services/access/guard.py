@@ -8,7 +8,8 @@ workspaces where it has no role does not exist for it.
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext
+from functools import partial
 from typing import Any
 
 from junctor.channel import CALLER_KEY
@@ -17,9 +18,10 @@ from services.access.assertions import from_text
 from services.access.audit import AuditReporter, Refusal
 from services.access.authenticator import Authenticator
 from services.access.credentials import FIELDS, credential_of, missing
-from services.access.identity import SERVICE, Caller
+from services.access.identity import SERVICE, Caller, Kind
 from services.access.policy import POLICY, Rule, Where, workspace_of
 from services.access.roles import NEEDED, Permission
+from services.access.standing import Renew, while_allowed
 from services.runtime.auth import PeerRule, Secret, is_peer
 from services.runtime.interceptors import CallInfo, Context, Rpc, current_call
 
@@ -52,10 +54,11 @@ class Guard:
         try:
             if rule is None:
                 raise PermissionDenied(f"No rule allows {rpc.path}")
-            info.principal = caller = await self._caller(context)
+            info.principal, renew = caller, _ = await self._caller(context)
             info.workspaces = caller.workspaces
             _check_reach(rule, caller)
-            yield
+            async with _standing(rpc, rule, info, renew):
+                yield
         except (Unauthenticated, PermissionDenied) as error:
             self._tell(info, rpc, error)
             raise
@@ -67,7 +70,7 @@ class Guard:
         if not judged or rule is None or info is None or not isinstance(info.principal, Caller):
             return  # bytes are relayed to the process that has the service, with who calls
         caller = info.principal
-        workspace = workspace_of(rule, message)
+        info.workspace = workspace = workspace_of(rule, message)
         if not workspace:
             _narrow(info, caller, rule)
         elif not caller.role_in(workspace):
@@ -81,20 +84,23 @@ class Guard:
             require(caller, rule.permission, workspace)
             _check_references(rule, caller, message, workspace)
 
-    async def _caller(self, context: Context) -> Caller:
+    async def _caller(self, context: Context) -> tuple[Caller, Renew]:
+        """Return who calls, and how to ask that again later."""
         metadata = context.invocation_metadata() or ()
         if is_peer(context, self._token, self._peers):
             said = [value for key, value in metadata if key == CALLER_KEY]
-            return await self._authenticator.asserted(from_text(said[-1])) if said else SERVICE
+            caller = await self._authenticator.asserted(from_text(said[-1])) if said else SERVICE
+            return caller, partial(self._authenticator.caller_of, caller.identity)
         fields = [(key.encode(), _bytes(value)) for key, value in metadata]
         credential = credential_of(field for field in fields if field[0] in FIELDS)
         if credential is None:
             raise missing()
-        return await self._authenticator.prove(credential)
+        return await self._authenticator.prove(credential), partial(self._authenticator.prove, credential)
 
     def _tell(self, info: CallInfo, rpc: Rpc, error: JunctorError) -> None:
         principal = info.principal.principal if isinstance(info.principal, Caller) else ""
-        workspace = error.resource.name if error.resource is not None and error.resource.kind == "workspace" else ""
+        named = error.resource is not None and error.resource.kind == "workspace"
+        workspace = error.resource.name if named and error.resource is not None else info.workspace
         self._reporter.refused(Refusal(principal, rpc.path, error.reason, workspace), request_id=info.request_id)
 
 
@@ -106,6 +112,24 @@ def require(caller: Caller, permission: Permission, workspace: str) -> None:
     low = caller.role_in(workspace) < needed
     what = f"the role {needed.label} in workspace '{workspace}'" if low else f"the scope '{permission.value}'"
     raise PermissionDenied(f"This needs {what}", resource=ResourceRef("workspace", workspace))
+
+
+def _standing(rpc: Rpc, rule: Rule, info: CallInfo, renew: Renew) -> AbstractAsyncContextManager[None]:
+    """Let a stream that nobody ends go on only while its caller may have it. Answers of providers run to their end."""
+    lasting = rpc.endless or rpc.name == "InvokeMany"
+    outsider = isinstance(info.principal, Caller) and info.principal.identity.kind is not Kind.SERVICE
+    return while_allowed(info, renew, partial(_judge_again, rule)) if lasting and outsider else nullcontext()
+
+
+def _judge_again(rule: Rule, info: CallInfo, caller: Caller) -> None:
+    info.workspaces = caller.workspaces
+    _check_reach(rule, caller)
+    if rule.where is not Where.WORKSPACE:
+        return
+    if info.workspace:
+        require(caller, rule.permission, info.workspace)
+    else:
+        _narrow(info, caller, rule)
 
 
 def _check_reach(rule: Rule, caller: Caller) -> None:
@@ -129,9 +153,13 @@ def _narrow(info: CallInfo, caller: Caller, rule: Rule) -> None:
 
 def _check_references(rule: Rule, caller: Caller, message: Any, workspace: str) -> None:
     for field, named in rule.references(message) if rule.references is not None else ():
-        other, slash, _ = named.partition("/")
-        if slash and other != workspace and not caller.may(rule.carried, other):
-            raise PermissionDenied(f"{field} is in workspace '{other}', which you may not use")
+        first, slash, second = named.partition("/")
+        other, name = (first, second) if slash else (workspace, named)
+        ref = ResourceRef("workspace", workspace)
+        if other != workspace and not caller.may(rule.carried, other):
+            raise PermissionDenied(f"{field} is in workspace '{other}', which you may not use", resource=ref)
+        if named and caller.models and (field.endswith(".provider") or not caller.takes_model(other, name)):
+            raise PermissionDenied(f"This key is for certain models, and {field} leads to another", resource=ref)
 
 
 def _bytes(value: str | bytes) -> bytes:

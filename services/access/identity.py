@@ -8,8 +8,12 @@ from enum import Enum
 from fnmatch import translate
 from re import Pattern
 from re import compile as compile_pattern
+from typing import TYPE_CHECKING
 
 from services.access.roles import NEEDED, Permission, Role
+
+if TYPE_CHECKING:
+    from junctor.v1.access_pb2 import KeyLimits
 
 EVERYBODY = "*"
 """The member that stands for every authenticated caller."""
@@ -28,12 +32,45 @@ class Kind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
+class Budget:
+    """An amount of money for a period."""
+
+    micros: int
+    """Millionths of a US dollar."""
+    period: str
+    """``day`` or ``month``, UTC."""
+
+
+@dataclass(frozen=True, slots=True)
 class Limits:
-    """What a key may use; None: no limit."""
+    """What a key or a workspace may use; None: no limit."""
 
     requests_per_minute: int | None = None
     tokens_per_minute: int | None = None
     concurrency: int | None = None
+    budget: Budget | None = None
+    counted: bool = field(init=False, compare=False, default=False)
+    """Something of it is counted by windows of time: anything but ``concurrency``."""
+
+    def __post_init__(self) -> None:
+        """Tell once what every request asks."""
+        windows = (self.requests_per_minute, self.tokens_per_minute, self.budget)
+        object.__setattr__(self, "counted", any(window is not None for window in windows))
+
+    @classmethod
+    def of(cls, limits: KeyLimits) -> Limits:
+        """Read the message; a budget of a period that a later release may send does not bind."""
+        budget = limits.budget if limits.HasField("budget") and limits.budget.period in PERIODS else None
+        return cls(
+            limits.requests_per_minute if limits.HasField("requests_per_minute") else None,
+            limits.tokens_per_minute if limits.HasField("tokens_per_minute") else None,
+            limits.concurrency if limits.HasField("concurrency") else None,
+            None if budget is None else Budget(budget.micros, budget.period),
+        )
+
+
+PERIODS = ("day", "month")
+"""Periods of budgets."""
 
 
 @dataclass(frozen=True, slots=True)

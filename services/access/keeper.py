@@ -62,6 +62,7 @@ class AccessKeeper:
             "members", access_control.shown(self._stub.WatchMembers), self.book.members
         )
         self._asking: asyncio.Task[None] | None = None
+        """The question that has yet to be sent: only that one's answer tells what was written until now."""
         self._asked_at = 0.0
         self._tasks = Tasks("access")
 
@@ -76,8 +77,6 @@ class AccessKeeper:
     async def stop(self) -> None:
         """End following, and write the book down."""
         await self._tasks.stop()
-        if self._asking is not None:
-            self._asking.cancel()
         if self._saves and self.loaded:
             await asyncio.to_thread(self._file.save, self.snapshot())
 
@@ -115,8 +114,8 @@ class AccessKeeper:
 
         Raises nothing: who asks looks again, and finds what there is.
         """
-        if self._asking is None or self._asking.done():
-            self._asking = asyncio.ensure_future(self._ask())
+        if self._asking is None:
+            self._asking = self._tasks.start(self._ask())
         await asyncio.shield(self._asking)
 
     async def reached(self, revision: int) -> None:
@@ -155,7 +154,7 @@ class AccessKeeper:
     async def _ask(self) -> None:
         loop = asyncio.get_running_loop()
         await asyncio.sleep(max(0.0, self._asked_at + _ASK_EVERY - loop.time()))
-        self._asked_at = loop.time()
+        self._asked_at, self._asking = loop.time(), None
         if not self.current:
             return
         request = pb.GetAccessRevisionRequest()

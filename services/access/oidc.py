@@ -57,7 +57,7 @@ class OidcIssuer:
                 raise invalid()
             key = await self._key(str(header.get("kid", "")))
             claims = self._decode(token, key, algorithm)
-        except (jwt.PyJWTError, ValueError, TypeError) as error:
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
             _log.debug("a token was refused", extra={"why": type(error).__name__})
             raise invalid() from error
         return self._identity(claims)
@@ -98,14 +98,18 @@ class OidcIssuer:
 
     async def _key(self, key_id: str) -> jwt.PyJWK:
         now = time.monotonic()
-        if now - self._fetched_at > _REFRESH_SECONDS or (not self._known(key_id)):
-            since = now - self._tried_at
-            if not self._tried_at or since > _UNKNOWN_SECONDS:
-                await self._refresh()
+        unknown = self._known(key_id) is None
+        if unknown and self._fetching is not None and not self._fetching.done():
+            await asyncio.shield(self._fetching)  # it may bring the key that this token names
+        elif (unknown or now - self._fetched_at > _REFRESH_SECONDS) and self._may_ask(now):
+            await self._refresh()
         found = self._known(key_id)
         if found is None or time.monotonic() - self._fetched_at > _KEEP_SECONDS:
             raise invalid()
         return found
+
+    def _may_ask(self, now: float) -> bool:
+        return not self._tried_at or now - self._tried_at > _UNKNOWN_SECONDS
 
     def _known(self, key_id: str) -> jwt.PyJWK | None:
         if key_id or len(self._keys) != 1:

@@ -43,8 +43,8 @@ class Rule:
     permission: Permission = Permission.READ
     workspace: Names | None = None
     references: References | None = None
-    """``(field, workspace)`` of other workspaces' resources that the request leans on: the caller must be able to read
-    and call them, or a role in one workspace would be a way into another."""
+    """``(field, name)`` of resources that the request leans on: the caller must be able to call them, or a role in one
+    workspace would be a way into another, and a key for certain models one to all of them."""
     carried: Permission = Permission.INFER
     """What the caller needs where those lie."""
     hides: bool = False
@@ -72,6 +72,8 @@ def _virtual_model_references(message: Any) -> Iterable[tuple[str, str]]:
     for index, target in enumerate(routing.targets):
         yield f"routing.targets[{index}].model", target.model
         yield f"routing.targets[{index}].upstream.provider", target.upstream.provider
+    for index, fallback in enumerate(routing.fallbacks):
+        yield f"routing.fallbacks[{index}]", fallback
 
 
 def _served_references(message: Any) -> Iterable[tuple[str, str]]:

@@ -89,6 +89,8 @@ class CallInfo:
     """Who calls, set by the auth concern; None: nobody in particular."""
     workspaces: frozenset[str] | None = None
     """What there is for the caller: workspaces in which it has a role; None: every one."""
+    workspace: str = ""
+    """The one that the request is about, set by the auth judge; empty: none, or several."""
     counters: CallCounters | None = None
     """Where its end is counted."""
     draining: asyncio.Event | None = None

@@ -449,7 +449,7 @@ class ResourceStore(Generic[M]):
     async def _replay(self, tx: AsyncConnection, request_id: str, *digests: str) -> M | None:
         """Return the first answer to a create that has one of these digests. Raises InvalidField for another one."""
         _check_request_id(request_id)
-        row = (await tx.execute(sa.select(REQUESTS).where(REQUESTS.c.request_id == request_id))).one_or_none()
+        row = (await tx.execute(sa.select(REQUESTS).where(REQUESTS.c.request_id == _own(request_id)))).one_or_none()
         if row is None:
             return None
         if row.kind != self.kind.name or row.digest not in digests:
@@ -460,7 +460,7 @@ class ResourceStore(Generic[M]):
         now = _now()
         await tx.execute(sa.delete(REQUESTS).where(REQUESTS.c.at < now - REQUEST_KEEP_SECONDS * 1_000_000))
         values: Mapping[str, Any] = {
-            "request_id": request_id,
+            "request_id": _own(request_id),
             "kind": self.kind.name,
             "digest": digest,
             "body": _wire(created),
@@ -474,6 +474,12 @@ def _check_request_id(request_id: str) -> None:
         raise InvalidField.of(FieldViolation("request_id", f"must be at most {REQUEST_ID_LIMIT} characters"))
     if "\0" in request_id:
         raise InvalidField.of(FieldViolation("request_id", "must not contain NUL"))
+
+
+def _own(request_id: str) -> str:
+    """Return a caller's request id as it is kept: nobody finds, or takes, another caller's."""
+    by = journal.principal()
+    return f"{by} {request_id}" if by else request_id
 
 
 def _now() -> int:
