@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 from junctor.channel import Peer
+from junctor.v1 import quota_pb2_grpc
+from services.metering.quota import QuotaStore
+from services.metering.quota_servicer import QuotaServicer
 from services.metering.store import MIGRATIONS
 from services.runtime.changes import Feed
 from services.runtime.db import Database
@@ -21,17 +24,20 @@ class MeteringService:
         """``usage_days``: how long records of requests are kept."""
         self._database = database
         self._feed = Feed(database)
+        self._quota = QuotaStore(database)
         self._access_control = access_control
         self._usage_days = usage_days
         self._tasks = Tasks("metering")
 
     def register(self, server: GrpcServer) -> None:
         """Add the servicers to a server."""
+        server.add(quota_pb2_grpc.add_QuotaServicer_to_server, QuotaServicer(self._quota))
 
     async def start(self) -> None:
         """Prepare the store and begin the background work."""
         await self._database.prepare(MIGRATIONS)
         self._tasks.start(compact_forever(self._feed))
+        self._tasks.start(self._quota.sweep_forever())
 
     async def ready(self) -> bool:
         """Tell whether requests would be served."""
