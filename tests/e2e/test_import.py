@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from junctor.cli.app import build
 from tests.cluster import Cluster, running
-from tests.upstream import ScriptedUpstream
+from tests.upstream import Json, ScriptedUpstream
 
 Run = Callable[..., Awaitable[Result]]
 CANARY = "sk-canary-7193"
@@ -119,3 +119,46 @@ async def test_a_workspace_over_rest_becomes_the_same_workspace_here(
     path = "/apis/inference-gateway/v2/workspaces/team/openai/-/v1/chat/completions"
     assert (await cluster.http.post(path, json=ASKED)).status_code == 200
     assert upstream.requests[-1].header("authorization") == f"Bearer {CANARY}"
+
+
+async def test_the_platforms_own_answers_are_understood(
+    junctor: Run, upstream: ScriptedUpstream, tmp_path: Path
+) -> None:
+    """Its lists leave out what is null, know no versions and labels, and secrets' have no sort."""
+
+    def page(*data: dict[str, object], **more: object) -> Json:
+        about = {"page": 1, "page_size": 1000, "current_page_size": len(data), "total_pages": 1}
+        return Json(200, {"data": list(data), "pagination": about | {"total_results": len(data)}, **more})
+
+    models = "/apis/models/v2/workspaces/team"
+    answers = {
+        "/apis/entities/v2/workspaces": page({"name": "team", "description": "T"}, filter=None, sort="-created_at"),
+        "/apis/secrets/v2/workspaces/team/secrets": page({"name": "key", "workspace": "team"}),
+        f"{models}/providers": page(
+            {"name": "up", "workspace": "team", "host_url": "https://h/v1", "api_key_secret_name": "key"},
+            {"name": "bad", "workspace": "team", "host_url": "not-a-url", "status": "ERROR"},
+            sort="name",
+        ),
+        f"{models}/models": page({"name": "mm", "workspace": "team", "custom_fields": {"a": 1}}, sort="name"),
+        "/apis/inference-gateway/v2/workspaces/team/virtual-models": page(
+            {"name": "auto", "workspace": "team", "autoprovisioned": True}, sort="name"
+        ),
+    }
+    for path, answer in answers.items():
+        upstream.always(answer, path=path)
+    done = await junctor("import", "nemo", "--base-url", upstream.url, "-w", "team", "-o", "json", code=2)
+    told = json.loads(done.stdout)
+    assert [(each["kind"], each["name"]) for each in told["documents"]] == [
+        ("Workspace", "team"),
+        ("Secret", "key"),
+        ("Provider", "up"),
+        ("Model", "mm"),
+    ]
+    assert {each["entry"]: each["result"] for each in told["report"]} == {
+        "Workspace team": "taken",
+        "Secret team/key": "changed",
+        "Provider team/bad": "not possible",
+        "Provider team/up": "taken",
+        "Model team/mm": "taken",
+        "VirtualModel team/auto": "taken",
+    }
