@@ -414,6 +414,7 @@ class Node:
                 peers=tuple(PeerName.of(each) for each in settings.router_peers),
                 open_peer=self._open_router,
                 access=self._access,
+                quota_fail_open=self.settings.quota_fail == "open",
             ),
         )
         self._collectors.append(self._router.metrics)

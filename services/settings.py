@@ -176,6 +176,8 @@ class Settings:
     audit_retention: int
     """Days."""
     usage_retention: int
+    quota_fail: str
+    """``open`` or ``closed``."""
     """Days."""
     """After how long a silence an event stream gets a comment; None: never."""
     discovery_interval: float
@@ -386,6 +388,7 @@ def _tree(facts: Facts, values: Mapping[str, Any], origins: Mapping[str, str], e
     limits = (
         "audit_retention",
         "usage_retention",
+        "quota_fail",
         "router_peers",
         "max_connections",
         "console",

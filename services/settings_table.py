@@ -591,6 +591,13 @@ SETTINGS: Final[tuple[Setting, ...]] = (
     Setting("audit_retention", whole(1, 36_500), 90, "Days that the record of writes and refused calls goes back."),
     Setting("usage_retention", whole(1, 36_500), 90, "Days that the records of what requests used go back."),
     Setting(
+        "quota_fail",
+        one_of("open", "closed"),
+        "open",
+        "What holds while the quota service does not answer: `open`, an even share of each limit in every router; "
+        "`closed`, calls that have a limit are refused.",
+    ),
+    Setting(
         "tls_cert_file",
         path,
         None,

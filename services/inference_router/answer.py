@@ -15,6 +15,7 @@ from typing import Protocol
 from junctor.errors import UpstreamInvalid
 from services.inference_router.decoding import DECODABLE, Decoder, decode_at_most
 from services.inference_router.headers import field_of, response_headers
+from services.inference_router.limits_told import FIELDS
 from services.inference_router.pings import PING, Pinger
 from services.inference_router.rewrite import WHOLE_LIMIT, JsonModelRewriter
 from services.inference_router.sse import SseRewriter
@@ -46,7 +47,7 @@ class Answer:
     __slots__ = (
         "_decoder", "_ending", "_head", "_parts", "_pinger", "_rewriter", "_served", "_shown", "_sink", "_size",
         "_timer", "_transfer", "_waiter", "attempts", "began", "committed", "complete", "error", "first_byte_at",
-        "headers", "on_complete", "ping_seconds", "provider", "refused", "status", "streams",
+        "headers", "on_complete", "ping_seconds", "provider", "refused", "status", "streams", "told",
     )  # fmt: skip
 
     def __init__(self, sink: Sink, *, provider: str, served: str, shown: str, attempts: int) -> None:
@@ -86,6 +87,8 @@ class Answer:
         """When the first byte of the body was passed on, by the same clock; 0: not yet, or a ping was the first."""
         self.streams = False
         """It is an event stream."""
+        self.told: Headers | None = None
+        """Fields of limits that the head gets; the provider's own of its limits are left out then."""
         self.on_complete: Callable[[], Outcome] | None = None
         """Makes the outcome that the sink is ended with, in the same callback as the last byte."""
 
@@ -235,6 +238,8 @@ class Answer:
         self.committed = True
         self.first_byte_at = now = perf_counter()
         self._head.upstream_seconds = now - self.began
+        if self.told:
+            self._head.headers = [field for field in self._head.headers if field[0] not in FIELDS] + self.told
         self._sink.head(self._head, self._decoder or self._transfer)
 
     def _end(self) -> None:

@@ -22,7 +22,7 @@ from services.inference_router.receipts import ReceiptSink
 from services.inference_router.snapshot import Candidate, Retry
 from services.inference_router.upstream import UpstreamClient
 from services.inference_router.upstream_types import FailureKind, UpstreamFailure, UpstreamRequest
-from services.runtime.exchange import Attempt, Outcome, Sink, Verdict
+from services.runtime.exchange import Attempt, Headers, Outcome, Sink, Verdict
 
 RETRIABLE_STATUS = frozenset({401, 403, 404, 408, 429}) | frozenset(range(500, 600))
 """Statuses after which another provider may do better: its key, its deployment or its load is the matter, not the
@@ -124,6 +124,7 @@ class Attempts:
         "candidate",
         "connecting",
         "outcome",
+        "told",
     )
 
     def __init__(self, client: UpstreamClient, sink: Sink, observer: Observer) -> None:
@@ -140,6 +141,8 @@ class Attempts:
         """Seconds that went into new connections."""
         self.outcome: Outcome | None = None
         """What the sink was ended with; None: it was not."""
+        self.told: Headers | None = None
+        """Fields that the answer's head gets beside the provider's, and instead of its own of the same names."""
 
     @property
     def answer(self) -> Answer | None:
@@ -222,6 +225,7 @@ class Attempts:
             shown=candidate.entity if plan.rewrites else "",
             attempts=number,
         )
+        answer.told = self.told
         answer.on_complete = self._complete
         answer.ping_seconds = plan.ping_seconds
         self._current = answer
@@ -336,6 +340,11 @@ def may_have_cost(attempt: Attempt) -> bool:
     if attempt.failure in ("", "status"):
         return not 400 <= attempt.status < 500
     return attempt.failure not in _FREE
+
+
+def never_sent(attempt: Attempt) -> bool:
+    """Tell whether no byte of the request left."""
+    return attempt.failure in _FREE
 
 
 def to_error(failure: UpstreamFailure, provider: str) -> JunctorError:

@@ -11,6 +11,7 @@ from time import perf_counter
 
 from junctor.errors import InternalError, JunctorError
 from services.inference_router.attempts import Attempts, Observer
+from services.inference_router.limits import Hold
 from services.runtime.exchange import Call, Outcome, Verdict
 from services.runtime.finished import CALLER, CANCELLED, FAILED, PROVIDER, Finished, Hooks, source_of
 from services.runtime.tracing import Trace
@@ -22,7 +23,7 @@ _WORDS = {verdict: verdict.value for verdict in Verdict}
 class Flight:
     """A call under way. What is not known yet is None or empty."""
 
-    __slots__ = ("attempts", "call", "observer", "started", "streams", "trace", "virtual_model")
+    __slots__ = ("attempts", "call", "hold", "observer", "started", "streams", "trace", "virtual_model")
 
     def __init__(self, call: Call) -> None:
         self.call = call
@@ -34,6 +35,8 @@ class Flight:
         self.trace: Trace | None = None
         self.observer: Observer | None = None
         self.attempts: Attempts | None = None
+        self.hold: Hold | None = None
+        """What it has reserved of limits, until it has ended."""
 
     @property
     def streaming(self) -> bool:

@@ -69,6 +69,11 @@ class Hold:
         self.tokens = (0, 0)
         """What was expected to go in, and to come out."""
 
+    @property
+    def has_budget(self) -> bool:
+        """Tell whether what the call costs is counted."""
+        return any(window.unit is _COST for window in self.windows)
+
 
 class _Waiter:
     __slots__ = ("amounts", "future", "since", "windows")
@@ -108,6 +113,11 @@ class Limiter:
     def concerns(self, caller: Caller, workspace: str) -> bool:
         """Tell whether a call counts against anything here."""
         return caller.limits.counted or (bool(self.workspaces) and workspace in self.workspaces)
+
+    def has_budget(self, caller: Caller, workspace: str) -> bool:
+        """Tell whether what a call costs is counted."""
+        space = self.workspaces.get(workspace)
+        return caller.limits.budget is not None or (space is not None and space.budget is not None)
 
     async def admit(self, caller: Caller, workspace: str, *, tokens: int, cost: int | None) -> Hold:
         """Reserve what a call may use; ``cost`` None: its price is not known. Raises LimitExceeded, PeerUnavailable."""

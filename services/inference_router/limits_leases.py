@@ -57,6 +57,7 @@ class Leases:
         """Windows to speak of, and whether more is wanted of them."""
         self._held: dict[Window, float] = {}
         """Windows that are not over, and when they were last spoken of."""
+        self._holding = asyncio.Event()
         self._wake = asyncio.Event()
         self._number = 0
         self._down = False
@@ -142,6 +143,7 @@ class Leases:
             _take(window, grant, wish)
             window.heard = put_at
             self._held[window] = put_at
+            self._holding.set()
         return True
 
     def _share(self, window: Window, spent: int) -> int:
@@ -159,8 +161,11 @@ class Leases:
 
     async def _look_forever(self) -> None:
         while True:
+            await self._holding.wait()
             await asyncio.sleep(self._pauses(LOOK_SECONDS))
             self.look()
+            if not self._held:
+                self._holding.clear()
 
     def look(self) -> None:
         """Forget windows that are over; give back what was not used since the last look."""

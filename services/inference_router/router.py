@@ -20,6 +20,7 @@ from services.inference_router.discoveries import Discoveries
 from services.inference_router.explaining import decision, pinned_decision
 from services.inference_router.flights import Flight, Flights
 from services.inference_router.ledger import Counted, Ledger, Observed
+from services.inference_router.limits_calls import CallLimits
 from services.inference_router.permission import Permissions
 from services.inference_router.receipts import record
 from services.inference_router.requests import CallBody, RequestMaker, impatient, read_call_body
@@ -78,6 +79,8 @@ class Router:
         self.flights = Flights()
         self.tracer: Tracer | None = None
         """None: nothing is traced."""
+        self.limits: CallLimits | None = None
+        """None: no limit of a key or workspace holds but ``concurrency`` of keys."""
 
     async def invoke(self, call: Call, sink: Sink) -> Outcome:
         """Serve one call into ``sink``; see :class:`services.runtime.exchange.Invoker`."""
@@ -94,10 +97,14 @@ class Router:
         except BaseException as error:
             unknown = isinstance(error, NotFound) and not self._whole()
             told = NotReady("The router has no catalog yet", retry_after=1.0) if unknown else error
+            if self.limits is not None and flight.hold is not None:
+                self.limits.settle(flight.hold, flight.attempts, None)
             self.flights.fail(flight, told)
             if told is error:
                 raise
             raise told from None
+        if self.limits is not None and flight.hold is not None:
+            self.limits.settle(flight.hold, flight.attempts, outcome)
         self.flights.end(flight, outcome)
         return outcome
 
@@ -117,7 +124,13 @@ class Router:
             plan.ping_seconds = self._figures.ping_seconds
         if flight.trace is not None:
             _trace_attempts(plan, call, flight.trace)
+        hold = None
+        if self.limits is not None and self.limits.concern(caller):
+            workspace = flight.virtual_model.partition("/")[0] or call.workspace
+            hold = flight.hold = await self.limits.admit(call, caller, workspace, plan.candidates[0])
         attempts = flight.attempts = Attempts(self._client, sink, observer)
+        if hold is not None:
+            attempts.told = hold.told
         if plan.receipt is not None:
             attempts.write(plan.receipt)
         timer = self._timers.start(started + total)

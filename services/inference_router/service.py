@@ -18,6 +18,7 @@ from services.inference_router.activity import Activity
 from services.inference_router.catalog import CatalogKeeper
 from services.inference_router.catalog_file import CatalogFile, SavedCatalog
 from services.inference_router.catalog_parts import ProviderPart, VirtualModelPart
+from services.inference_router.limits_process import ProcessLimits
 from services.inference_router.peer_copies import Open, PeerCopies, PeerName
 from services.inference_router.peers_servicer import PeersServicer
 from services.inference_router.permission import Permissions
@@ -80,6 +81,8 @@ class RouterOptions:
     """Opens a channel to one of them."""
     access: ProcessAccess | None = field(kw_only=True)
     """Who may call what; None: auth is off. Without a default: to forget it would open every door."""
+    quota_fail_open: bool = True
+    """Go on with a share of each limit while the quota service does not answer; False: refuse."""
     more_parts: Sequence[StatePart] = ()
     """What travels between routers besides the catalog. Not ready before all of it is there."""
 
@@ -107,6 +110,10 @@ class InferenceRouterService:
         access = options.access
         permissions = Permissions(self._keeper, access.authenticator, access.reporter) if access else None
         self._router = Router(self._keeper, self._client, figures, permissions=permissions, whole=self._whole)
+        self._limits: ProcessLimits | None = None
+        if (access_control := peers.get("access-control")) is not None:
+            self._limits = ProcessLimits(access_control, fail_open=options.quota_fail_open)
+            self._router.limits = self._limits.calls
         self._metrics = RouterMetrics(self._router, self._keeper)
         self._keeper.on_health_reset = self._router.ledger.reset
         self._keeper.on_provider = self._router.ledger.provider_changed
@@ -151,6 +158,8 @@ class InferenceRouterService:
             self._tasks.start(self._copies.run())
         for follower in self._keeper.followers:
             self._tasks.start(follower.run())
+        if self._limits is not None:
+            self._limits.start(self._tasks)
 
     async def ready(self) -> bool:
         """Tell whether there is a whole catalog, by Watch, from disk or from another router."""
@@ -188,6 +197,8 @@ class InferenceRouterService:
     async def stop(self) -> None:
         """Stop following and close every connection to providers."""
         await self._tasks.stop()
+        if self._limits is not None:
+            await self._limits.leases.give_back()
         if self._file is not None and self._options.saves and self._keeper.changed.is_set() and self._fit_to_save():
             await self._save(self._file)
         await self._keeper.secrets.stop()

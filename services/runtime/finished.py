@@ -34,6 +34,7 @@ _CALLERS_FAULT = (
     errors.NotFound,
     errors.Unauthenticated,
     errors.PermissionDenied,
+    errors.LimitExceeded,
     errors.TooLarge,
     errors.NotSupported,
 )
