@@ -23,6 +23,7 @@ LIMIT: Final = 200_000
 Path = tuple[str | int, ...]
 
 _TEXT = "tag:yaml.org,2002:str"
+_COLLECTIONS = ("tag:yaml.org,2002:map", "tag:yaml.org,2002:seq")
 _SCALARS: tuple[tuple[re.Pattern[str], Callable[[str], Any]], ...] = (
     (re.compile(r"(?:null|Null|NULL|~|)"), lambda _: None),
     (re.compile(r"(?:true|True|TRUE)"), lambda _: True),
@@ -134,14 +135,14 @@ class _Builder:
     def value(self, node: yaml.Node | None, path: Path) -> Any:
         if node is None:
             return None
-        self._count += 1
-        if self._count > LIMIT:
-            raise self._bad(node, f"has more than {LIMIT:,} values once its anchors are repeated")
+        self._spend(node)
         if id(node) in self._open:
             raise self._bad(node, "refers to itself")
         self.lines.setdefault(path, node.start_mark.line + 1)
         if isinstance(node, yaml.ScalarNode):
             return self._scalar(node)
+        if node.tag not in _COLLECTIONS:
+            raise self._bad(node, f"has the tag {node.tag}; only plain values are read")
         self._open.add(id(node))
         made: Any = (
             {key: self.value(entry, (*path, key)) for key, entry in self._pairs(node, path)}
@@ -150,6 +151,12 @@ class _Builder:
         )
         self._open.discard(id(node))
         return made
+
+    def _spend(self, node: yaml.Node) -> None:
+        """Count a value, so that what repeats others, and merges of merges, stay bounded."""
+        self._count += 1
+        if self._count > LIMIT:
+            raise self._bad(node, f"has more than {LIMIT:,} values once its anchors are repeated")
 
     def _scalar(self, node: yaml.ScalarNode) -> Any:
         if node.tag != _TEXT:
@@ -181,10 +188,13 @@ class _Builder:
         sources = node.value if isinstance(node, yaml.SequenceNode) else [node]
         found: dict[str, yaml.Node] = {}
         for source in sources:
+            self._spend(source)
             if not isinstance(source, yaml.MappingNode) or id(source) in self._open:
                 raise self._bad(node, "must be a mapping, or a list of them, to be merged")
             self._open.add(id(source))
-            found |= {name: one for name, one in self._pairs(source, path) if name not in found}
+            for name, one in self._pairs(source, path):
+                self._spend(source)
+                found.setdefault(name, one)
             self._open.discard(id(source))
         return found
 

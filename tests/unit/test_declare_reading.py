@@ -69,6 +69,8 @@ def test_what_is_written_is_what_is_meant(text: str, value: Any) -> None:
             "a: !!python/object:os.system x",
             "file, document 1, line 1: has the tag tag:yaml.org,2002:python/object:os.system; ",
         ),
+        ("a: !x {b: 1}", "file, document 1, line 1: has the tag !x; "),
+        ("a: !!set [b]", "file, document 1, line 1: has the tag tag:yaml.org,2002:set; "),
         ("a: 1\n---\nb: [", "file, document 2, line 3: is no YAML: "),
         ("a: \x07", "file: is no YAML: "),
         ("[" * 5000, "file: is nested too deep"),
@@ -81,6 +83,8 @@ def test_what_is_written_is_what_is_meant(text: str, value: Any) -> None:
         "itself",
         "merges itself",
         "tag",
+        "tag of a mapping",
+        "tag of a list",
         "broken",
         "control",
         "deep",
@@ -95,6 +99,13 @@ def test_what_cannot_be_read_is_told_with_its_place(text: str, told: str) -> Non
 def test_anchors_that_grow_are_cut_off() -> None:
     lines = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]"]
     lines += [f"a{n}: &a{n} [{', '.join([f'*a{n - 1}'] * 10)}]" for n in range(1, 9)]
+    with pytest.raises(BadFiles, match=f"{LIMIT:,} values"):
+        read("\n".join(lines), "file")
+
+
+def test_merges_that_grow_are_cut_off() -> None:
+    lines = ["a0: &a0 {x: 1}"]
+    lines += [f"a{n}: &a{n} {{<<: [{', '.join([f'*a{n - 1}'] * 10)}]}}" for n in range(1, 40)]
     with pytest.raises(BadFiles, match=f"{LIMIT:,} values"):
         read("\n".join(lines), "file")
 
