@@ -129,7 +129,7 @@ async function answer(call, signal, add, facts) {
   if (call.temperature !== null) body.temperature = call.temperature;
   if (call.maxTokens !== null) body.max_tokens = call.maxTokens;
   const end = (whole, why = "", requestId = seen.headers?.get("x-request-id") ?? "") => {
-    tell(whole ? "complete" : why);
+    tell(whole ? "complete" : "not complete");
     return { text: seen.text, whole, why, requestId };
   };
   try {

@@ -11,7 +11,10 @@ export async function providers(place, { signal }) {
     replace(place, empty("No provider yet, or none that you may see. Add one:", ADD));
     return;
   }
-  replace(place, h("div", { class: "grid" }, found.map((one) => card(one))),
+  const again = h("button", { type: "button", class: "plain", onclick: () => providers(place, { signal }).then(
+    () => { announce("The providers were read again"); place.querySelector("button")?.focus(); },
+    (error) => { if (error.name !== "AbortError") replace(place, trouble(error)); }) }, "Read again");
+  replace(place, h("div", { class: "buttons" }, again), h("div", { class: "grid" }, found.map((one) => card(one))),
     found.cut ? h("p", { class: "small" }, "More than 1,000 providers: the others are not shown.") : null);
 }
 
@@ -28,7 +31,7 @@ function card(provider) {
       h("dt", {}, "Address"), h("dd", {}, provider.host_url ?? "–"),
       h("dt", {}, "Last look"), h("dd", {}, when(provider.last_attempt)),
       h("dt", {}, "Next look"), h("dd", {}, when(provider.next_attempt)),
-      h("dt", {}, "Taken by"), h("dd", {}, provider.admin_state ?? "ACTIVE")),
+      h("dt", {}, "Admin state"), h("dd", {}, provider.admin_state ?? "ACTIVE")),
     h("details", {}, h("summary", {}, `${served.length} served ${served.length === 1 ? "model" : "models"}`),
       h("ul", {}, served.map((model) => h("li", {}, model.model_entity_id, h("span", { class: "small" }, ` as ${model.served_model_name}`))))),
     h("div", { class: "buttons" },
