@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from gateway_http.service import GatewayService
     from services.access.process import ProcessAccess
     from services.inference_router.service import InferenceRouterService
+    from services.inference_router.usage_reporter import TakeUsage
     from services.runtime.db import Database
 
 POLICY: Mapping[str, Access] = {
@@ -145,6 +146,8 @@ class Node:
         """To start a registry: Alembic migrates one store at a time."""
         self._server: GrpcServer | None = None
         self._router: InferenceRouterService | None = None
+        self._take_usage: TakeUsage | None = None
+        """Metering, if it is in this process: without a wire, which ends before the last records are told."""
         self._gateway: GatewayService | None = None
         self._access: ProcessAccess | None = None
         """Who may do what; None: auth is off."""
@@ -358,11 +361,14 @@ class Node:
     def _metering(self) -> Service:
         from services.metering.service import MeteringService
 
-        return MeteringService(
+        metering = MeteringService(
             self._database("metering"),
             access_control=self._peers["access-control"],
             usage_days=self.settings.usage_retention,
         )
+        self._collectors.append(metering.metrics)
+        self._take_usage = metering.take_usage
+        return metering
 
     def _model_registry(self) -> Service:
         from services.model_registry.service import ModelRegistryService
@@ -391,6 +397,7 @@ class Node:
     def _inference_router(self) -> Service:
         from services.inference_router.peer_copies import PeerName
         from services.inference_router.service import InferenceRouterService, RouterOptions
+        from services.inference_router.usage_reporter import tell_by
         from services.runtime.keyring import Keyring
 
         settings = self.settings
@@ -415,6 +422,8 @@ class Node:
                 open_peer=self._open_router,
                 access=self._access,
                 quota_fail_open=self.settings.quota_fail == "open",
+                usage=self._take_usage or tell_by(self._peers["access-control"]),
+                drain_timeout=settings.drain_timeout,
             ),
         )
         self._collectors.append(self._router.metrics)

@@ -221,6 +221,8 @@ class ListUsageRequest(_message.Message):
     SINCE_FIELD_NUMBER: _builtins.int
     UNTIL_FIELD_NUMBER: _builtins.int
     FILTER_FIELD_NUMBER: _builtins.int
+    SKIP_FIELD_NUMBER: _builtins.int
+    WITH_TOTAL_FIELD_NUMBER: _builtins.int
     workspace: _builtins.str
     """Of this workspace; empty or `-`: of all that the caller may manage."""
     page_size: _builtins.int
@@ -228,7 +230,13 @@ class ListUsageRequest(_message.Message):
     page_token: _builtins.str
     """Token of the page before; empty for the first."""
     filter: _builtins.str
-    """Filter over model, provider, principal, verdict, kind and `tags.<name>`."""
+    """Filter over time, workspace, model, provider, upstream_model, principal, verdict, error_source, kind, request_id and
+    `tags.<name>`.
+    """
+    skip: _builtins.int
+    """Records of the page to leave out."""
+    with_total: _builtins.bool
+    """Also count all that there are."""
     @_builtins.property
     def since(self) -> _timestamp_pb2.Timestamp:
         """From this time on, inclusive."""
@@ -246,10 +254,12 @@ class ListUsageRequest(_message.Message):
         since: _timestamp_pb2.Timestamp | None = ...,
         until: _timestamp_pb2.Timestamp | None = ...,
         filter: _builtins.str = ...,
+        skip: _builtins.int = ...,
+        with_total: _builtins.bool = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _typing.Literal["since", b"since", "until", b"until"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "since", b"since", "until", b"until", "workspace", b"workspace"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["filter", b"filter", "page_size", b"page_size", "page_token", b"page_token", "since", b"since", "skip", b"skip", "until", b"until", "with_total", b"with_total", "workspace", b"workspace"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -263,8 +273,11 @@ class ListUsageResponse(_message.Message):
 
     RECORDS_FIELD_NUMBER: _builtins.int
     NEXT_PAGE_TOKEN_FIELD_NUMBER: _builtins.int
+    TOTAL_SIZE_FIELD_NUMBER: _builtins.int
     next_page_token: _builtins.str
     """Token of the next page; empty on the last."""
+    total_size: _builtins.int
+    """Records that there are in all; 0 if it was not asked for."""
     @_builtins.property
     def records(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageRecord]:
         """The page, newest first."""
@@ -274,10 +287,11 @@ class ListUsageResponse(_message.Message):
         *,
         records: _abc.Iterable[Global___UsageRecord] | None = ...,
         next_page_token: _builtins.str = ...,
+        total_size: _builtins.int = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "records", b"records"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["next_page_token", b"next_page_token", "records", b"records", "total_size", b"total_size"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -308,7 +322,9 @@ class SummarizeUsageRequest(_message.Message):
 
     @_builtins.property
     def by(self) -> _containers.RepeatedScalarFieldContainer[_builtins.str]:
-        """`model`, `workspace`, `provider`, `principal`, `kind`, `verdict`, `day`, `hour` or `tag:<name>`; none: one sum."""
+        """`model`, `workspace`, `provider`, `upstream_model`, `principal`, `kind`, `verdict`, `day`, `hour` or `tag:<name>`, at
+        most eight; none: one sum.
+        """
 
     def __init__(
         self,
@@ -397,7 +413,7 @@ class SummarizeUsageResponse(_message.Message):
     TOTAL_FIELD_NUMBER: _builtins.int
     @_builtins.property
     def sums(self) -> _containers.RepeatedCompositeFieldContainer[Global___UsageSum]:
-        """The lines, the most costly first, then the one with the most tokens."""
+        """The lines, the most costly first, then the one with the most tokens; at most 10,000."""
 
     @_builtins.property
     def total(self) -> Global___UsageSum:

@@ -40,6 +40,10 @@ class Transfer(Source, Protocol):
     def abort(self) -> None:
         """Want no more of it."""
 
+    @property
+    def received(self) -> int:
+        """Bytes that came of the answer, its head included."""
+
 
 class Answer:
     """One attempt's answer; the receiver of an upstream exchange."""
@@ -172,6 +176,12 @@ class Answer:
     def usage(self) -> Usage | None:
         """Return the tokens that the provider reported, as far as they were seen."""
         return None if self._rewriter is None else self._rewriter.usage
+
+    def size(self) -> int:
+        """Return about how many bytes of the body came from the provider, as they were sent: maybe compressed."""
+        if self._transfer is None:
+            return 0
+        return max(0, self._transfer.received - sum(len(name) + len(value) + 4 for name, value in self.headers) - 19)
 
     # -- within
 

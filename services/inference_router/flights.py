@@ -136,10 +136,13 @@ def _finished(
     first_byte = None
     streams = flight.streams
     usage = None
+    size = 0
     if answer is not None:
         first_byte = answer.first_byte_at - flight.started if answer.first_byte_at else None
         streams = streams or answer.streams
         usage = outcome.usage if outcome is not None else answer.usage()
+        if usage is None:
+            size = answer.size()
     done = outcome.attempts if outcome is not None else tuple(attempts.done)
     return Finished(
         flight.call,
@@ -160,4 +163,5 @@ def _finished(
         outcome.upstream_seconds if outcome is not None else sum(one.milliseconds for one in done) / 1000,
         perf_counter() - flight.started,
         flight.trace,
+        size,
     )

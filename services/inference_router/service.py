@@ -29,6 +29,7 @@ from services.inference_router.slots import QUEUE_LIMIT
 from services.inference_router.typed_servicer import TypedServicer
 from services.inference_router.upstream import UpstreamClient
 from services.inference_router.upstream_types import Timers
+from services.inference_router.usage_reporter import TakeUsage, UsageReporter
 from services.runtime.addresses import AddressPolicy
 from services.runtime.egress import Egress
 from services.runtime.exchange import Invoker
@@ -42,6 +43,8 @@ from services.runtime.tracing import Tracer
 
 _KEY_SECONDS = 5.0
 """How often a quiet router looks whether the key of its file was changed."""
+LAST_SECONDS = 5.0
+"""How long metering is waited for at the end."""
 SAVE_SECONDS = 2.0
 """How long changes are gathered before the catalog is written again."""
 
@@ -83,6 +86,10 @@ class RouterOptions:
     """Who may call what; None: auth is off. Without a default: to forget it would open every door."""
     quota_fail_open: bool = True
     """Go on with a share of each limit while the quota service does not answer; False: refuse."""
+    usage: TakeUsage | None = None
+    """Tells metering of calls that have ended; None: nobody is told."""
+    drain_timeout: float = 5.0
+    """How long what metering has not heard yet may take at the end."""
     more_parts: Sequence[StatePart] = ()
     """What travels between routers besides the catalog. Not ready before all of it is there."""
 
@@ -115,6 +122,9 @@ class InferenceRouterService:
             self._limits = ProcessLimits(access_control, fail_open=options.quota_fail_open)
             self._router.limits = self._limits.calls
         self._metrics = RouterMetrics(self._router, self._keeper)
+        self._usage = UsageReporter(options.usage) if options.usage is not None else None
+        if self._usage is not None:
+            self.hooks.add(self._usage)
         self._keeper.on_health_reset = self._router.ledger.reset
         self._keeper.on_provider = self._router.ledger.provider_changed
         self._tasks = Tasks("inference_router")
@@ -158,6 +168,8 @@ class InferenceRouterService:
             self._tasks.start(self._copies.run())
         for follower in self._keeper.followers:
             self._tasks.start(follower.run())
+        if self._usage is not None:
+            self._usage.start()
         if self._limits is not None:
             self._limits.start(self._tasks)
 
@@ -171,7 +183,7 @@ class InferenceRouterService:
 
     def metrics(self) -> Iterable[Family]:
         """Tell what calls, candidates, queues and the catalog are like."""
-        return self._metrics.families()
+        return [*self._metrics.families(), *(self._usage.families() if self._usage is not None else ())]
 
     def told(self) -> dict[str, object]:
         """Tell how far the catalog is, for a debug bundle."""
@@ -195,8 +207,10 @@ class InferenceRouterService:
         self.hooks.add(tracer)
 
     async def stop(self) -> None:
-        """Stop following and close every connection to providers."""
+        """Stop following and close every connection to providers; tell metering the rest."""
         await self._tasks.stop()
+        if self._usage is not None:
+            await self._usage.stop(min(self._options.drain_timeout, LAST_SECONDS))
         if self._limits is not None:
             await self._limits.leases.give_back()
         if self._file is not None and self._options.saves and self._keeper.changed.is_set() and self._fit_to_save():

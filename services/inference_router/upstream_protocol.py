@@ -38,7 +38,7 @@ JOIN_LIMIT = 64 * 1024
 class Transfer:
     """The hold of one exchange on its connection. Any method may be called at any time, also after it."""
 
-    __slots__ = ("body_received", "connection", "error", "idle", "no_body", "receiver", "waiter")
+    __slots__ = ("body_received", "connection", "error", "idle", "no_body", "received", "receiver", "waiter")
 
     def __init__(self, request: UpstreamRequest, receiver: Receiver, waiter: asyncio.Future[None]) -> None:
         self.receiver = receiver
@@ -46,6 +46,8 @@ class Transfer:
         self.idle = request.timers.idle
         self.no_body = request.method == b"HEAD"
         self.body_received = False
+        self.received = 0
+        """Bytes that came up to the last of the body so far: the head and the framing of chunks are in it."""
         self.error: Exception | None = None
         self.connection: Connection | None = None
         """None as soon as the exchange is over."""
@@ -70,9 +72,10 @@ class Connection(asyncio.Protocol):
     """Carries one exchange after another. Tells its pool when it is free and when it is gone."""
 
     __slots__ = (
-        "_body", "_chunked", "_complete", "_fields", "_framing", "_head_done", "_head_new", "_interim",
-        "_keep_alive", "_length", "_now", "_parser", "_pool", "_remaining", "_request_started", "_response_started",
-        "_status", "_transport", "_until_close", "alarm", "deadline", "on_body", "origin", "transfer",
+        "_body", "_chunked", "_complete", "_fields", "_head_done", "_head_new", "_interim",
+        "_keep_alive", "_length", "_now", "_parser", "_pool", "_read", "_remaining", "_request_started",
+        "_response_started", "_status", "_transport", "_until_close", "alarm", "deadline", "on_body", "origin",
+        "transfer",
     )  # fmt: skip
 
     def __init__(self, pool: Pool, origin: Origin) -> None:
@@ -90,7 +93,7 @@ class Connection(asyncio.Protocol):
         self._reset()
 
     def _reset(self) -> None:
-        self._framing = 0
+        self._read = 0
         self._head_new = self._head_done = self._interim = self._complete = False
         self._chunked = self._until_close = self._keep_alive = False
         self._request_started = self._response_started = False
@@ -185,7 +188,7 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         self._response_started = True
-        self._framing += len(data)
+        self._read += len(data)
         sound = True
         try:
             self._parser.feed_data(data)
@@ -204,7 +207,7 @@ class Connection(asyncio.Protocol):
             else:
                 transfer.error = error
             return
-        if self._complete or not sound or self._framing > HEAD_LIMIT:
+        if self._complete or not sound or self._read - transfer.received > HEAD_LIMIT:
             self._conclude(transfer, sound=sound)
 
     def eof_received(self) -> None:
@@ -257,7 +260,7 @@ class Connection(asyncio.Protocol):
         version = parser.get_http_version()
         if version != "1.1" and (version != "1.0" or chunked):
             raise _Broken
-        if self._framing > HEAD_LIMIT and _size(self._fields) > HEAD_LIMIT:
+        if self._read > HEAD_LIMIT and _size(self._fields) > HEAD_LIMIT:
             raise _Broken
         if status < 200:
             if status < 100 or status == 101 or chunked:
@@ -295,7 +298,7 @@ class Connection(asyncio.Protocol):
 
     def _begin(self, transfer: Transfer) -> None:
         self._head_new = False
-        self._framing = 0
+        transfer.received = self._read
         transfer.receiver.on_head(self._status, self._fields, self._length, transfer)
 
     def _pass_on(self, transfer: Transfer) -> None:
@@ -305,7 +308,7 @@ class Connection(asyncio.Protocol):
         if self.transfer is not transfer or transfer.no_body:
             return
         transfer.body_received = True
-        self._framing = 0
+        transfer.received = self._read
         if self._remaining >= 0:  # paused: TLS may still hand over what it had read
             self._remaining = transfer.idle
         else:

@@ -28,6 +28,7 @@ class _Plain(msgspec.Struct, gc=False):
     completion_tokens: Count = None
     output_tokens: Count = None
     cache_read_input_tokens: Count = None
+    cache_creation_input_tokens: Count = None
     prompt_tokens_details: _Details | None = None
     input_tokens_details: _Details | None = None
     completion_tokens_details: _Details | None = None
@@ -73,9 +74,17 @@ def usage_in(fields: Fields) -> Usage | None:
 
 
 def merge_usage(earlier: Usage | None, later: Usage | None) -> Usage | None:
-    """Combine two reports of one answer: where both say something, the later holds."""
+    """Combine two reports of one answer: where both say something, the later holds.
+
+    But one that says nothing of the cache cannot make fewer of the tokens that went in: Anthropic's events may count
+    those beside the cache again at the end.
+    """
     if earlier is None or later is None:
         return later or earlier
+    if later.cached_tokens is None is not earlier.cached_tokens and (later.input_tokens or 0) < (
+        earlier.input_tokens or 0
+    ):
+        later = msgspec.structs.replace(later, input_tokens=None)
     return Usage(
         *(
             new if new is not None else old
@@ -95,8 +104,11 @@ def _plain_usage(found: _Plain) -> Usage | None:
     taken = found.prompt_tokens if found.prompt_tokens is not None else found.input_tokens
     given = found.completion_tokens if found.completion_tokens is not None else found.output_tokens
     cached = into.cached_tokens if into is not None else None
-    if cached is None:
-        cached = found.cache_read_input_tokens
+    read, made = found.cache_read_input_tokens, found.cache_creation_input_tokens
+    if cached is None and (read is not None or made is not None):
+        cached = read
+        if taken is not None and found.prompt_tokens is None:
+            taken += (read or 0) + (made or 0)  # Anthropic's input_tokens are those beside the cache
     reasoning = out.reasoning_tokens if out is not None else None
     if taken is given is cached is reasoning is None:
         return None
@@ -107,8 +119,12 @@ def _usage(found: Mapping[str, object]) -> Usage | None:
     """Take what is usable of a usage object in which some value is not what it should be."""
     into = found.get("prompt_tokens_details") or found.get("input_tokens_details")
     out = found.get("completion_tokens_details") or found.get("output_tokens_details")
+    taken = _count(found, "prompt_tokens", "input_tokens")
+    beside = [_count(found, name) for name in ("cache_read_input_tokens", "cache_creation_input_tokens")]
+    if taken is not None and not into and _count(found, "prompt_tokens") is None:
+        taken += sum(count or 0 for count in beside)
     usage = Usage(
-        input_tokens=_count(found, "prompt_tokens", "input_tokens"),
+        input_tokens=taken,
         output_tokens=_count(found, "completion_tokens", "output_tokens"),
         cached_tokens=_count(into, "cached_tokens") if into else _count(found, "cache_read_input_tokens"),
         reasoning_tokens=_count(out, "reasoning_tokens"),

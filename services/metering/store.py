@@ -22,7 +22,7 @@ USAGE = sa.Table(
     sa.Column("id", sa.String),
     sa.Column("created_at", sa.BigInteger),
     *(sa.Column(name, sa.String) for name in (*_TEXTS, "error_source")),
-    sa.Column("tags", sa.JSON),
+    sa.Column("tags", sa.JSON, key="fields"),
     sa.Column("stream", sa.Boolean),
     *(sa.Column(name, sa.Integer) for name in ("status", "attempts", "token_source")),
     *(
@@ -32,7 +32,9 @@ USAGE = sa.Table(
     sa.Column("price_version", sa.BigInteger),
     *(sa.Column(name, sa.Double) for name in ("queue_seconds", "first_byte_seconds", "total_seconds")),
 )
-"""``created_at``: when the request ended, microseconds; ``tags``: a flat JSON object of texts."""
+"""``created_at``: when the request ended, microseconds. ``fields``: its tags, a flat JSON object of texts whose keys
+begin with ``tags.``, as filters name them (:mod:`services.runtime.filter_sql`).
+"""
 
 PRICES = sa.Table(
     "prices",

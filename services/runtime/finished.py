@@ -93,6 +93,8 @@ class Finished(msgspec.Struct, frozen=True):
     total_seconds: float = 0.0
     trace: object | None = None
     """A :class:`services.runtime.tracing.Trace` if the call is traced."""
+    answer_bytes: int = 0
+    """About how many bytes of the answer's body came from the provider; 0 where ``usage`` says more."""
 
     @property
     def kind(self) -> str:
