@@ -83,7 +83,7 @@ def convert(config: Any, *, workspace: str, variables: Variables, inline: bool =
     root: Json = config if isinstance(config, dict) else {}
     if not isinstance(config, dict):
         report.lost("the file", "is no mapping with a model_list")
-    settings = {section: _mapping(root.get(section)) for section in _SECTIONS}
+    settings = {section: _section(root, section, report) for section in _SECTIONS}
     deployments = _deployments(root, report, variables)
     providers = _Providers(workspace, inline)
     groups = _groups(deployments, providers, report)
@@ -109,29 +109,72 @@ def _mapping(value: Any) -> Json:
     return value if isinstance(value, dict) else {}
 
 
+def _list(value: Any) -> Sequence[Any]:
+    return value if isinstance(value, list) else ()
+
+
+def _section(root: Json, name: str, report: Report) -> Json:
+    found = root.get(name)
+    if not isinstance(found, dict) and found not in OFF and found != []:
+        report.lost(name, "is no mapping")
+    return _mapping(found)
+
+
 def _deployments(root: Json, report: Report, variables: Variables) -> list[Deployment]:
     listed = root.get("model_list")
     if not isinstance(listed, list):
         if listed not in OFF:
             report.lost("model_list", "is no list")
         return []
-    credentials = {
-        str(each.get("credential_name")): _mapping(each.get("credential_values"))
-        for each in root.get("credential_list") or ()
-        if isinstance(each, dict)
-    }
-    for name in credentials:
-        report.taken(f"credential_list {name}", why="in the providers that use it")
-    timeout = _mapping(root.get("router_settings")).get("timeout")
+    credentials = _credentials(root, report)
+    timeout = _timeout(root, report)
     found = []
     for index, entry in enumerate(listed):
         whole = _with_credential(entry, credentials, timeout)
         deployment = read(whole, f"model_list[{index}]", report, variables)
         if deployment is not None:
             found.append(deployment)
-    if timeout is not None:
-        report.taken("router_settings.timeout", "the timeouts of every provider")
+            _beside(entry, deployment.place, report)
     return found
+
+
+def _timeout(root: Json, report: Report) -> Any:
+    """Return the router's timeout if it is one; it is every deployment's that has none of its own."""
+    given = _mapping(root.get("router_settings")).get("timeout")
+    if given is None or (isinstance(given, int | float) and not isinstance(given, bool) and given > 0):
+        if given is not None:
+            report.taken("router_settings.timeout", "the timeouts of every provider")
+        return given
+    report.lost("router_settings.timeout", "must be a number of seconds")
+    return None
+
+
+def _credentials(root: Json, report: Report) -> dict[str, Json]:
+    given = root.get("credential_list")
+    if not isinstance(given, list) and given not in OFF:
+        report.lost("credential_list", "is no list")
+    found: dict[str, Json] = {}
+    for index, each in enumerate(_list(given)):
+        name = each.get("credential_name") if isinstance(each, dict) else None
+        values = each.get("credential_values") if isinstance(each, dict) else None
+        if not isinstance(name, str) or not isinstance(values, dict):
+            report.lost(f"credential_list[{index}]", "has no credential_name, or no credential_values")
+            continue
+        found[name] = values
+        report.taken(f"credential_list {name}", why="in the providers that use it")
+        if each.get("credential_info"):
+            report.lost(f"credential_list {name}: credential_info", "a secret has no fields of one's own")
+    return found
+
+
+_ENTRY: Final = ("model_name", "litellm_params", "model_info", "rpm", "tpm", "weight")
+
+
+def _beside(entry: Json, place: str, report: Report) -> None:
+    """Report what an entry has beside its name, parameters and information."""
+    for name in entry:
+        if name not in _ENTRY:
+            report.lost(f"{place}: {name}", "junctor has no such field of a deployment")
 
 
 def _with_credential(entry: Any, credentials: Mapping[str, Json], timeout: Any) -> Any:
@@ -155,6 +198,11 @@ def _groups(deployments: Sequence[Deployment], providers: _Providers, report: Re
         if deployment.wildcard or "*" in deployment.group:
             why = "every model of the provider, by its entity's name, and by the vendor's id on plain /v1"
             report.changed(deployment.place, f"Provider {provider}", why)
+            for param in ("weight", "order", "rpm", "tpm"):
+                if deployment.params.get(param) is not None:
+                    report.lost(
+                        f"{deployment.place}: {param}", "a provider as a whole has none; make its models targets"
+                    )
             continue
         name = groups.name_of(deployment.group)
         if not name:
@@ -192,14 +240,17 @@ def _models(deployments: Sequence[Deployment], report: Report, workspace: str, r
     """Keep what ``model_info`` says as fields of the model entities."""
     infos = {
         f"model_list[{index}] {entry.get('model_name')}": entry["model_info"]
-        for index, entry in enumerate(root.get("model_list") or ())
+        for index, entry in enumerate(_list(root.get("model_list")))
         if isinstance(entry, dict) and isinstance(entry.get("model_info"), dict) and entry["model_info"]
     }
     made: dict[str, dict[str, Any]] = {}
     for deployment in deployments:
         info = infos.get(deployment.place)
         name = as_name(deployment.upstream_id)
-        if info is None or not name:
+        if info is None:
+            continue
+        if not name:
+            report.lost(f"{deployment.place}: model_info", "there is no one model that it is of")
             continue
         if name in made:
             report.lost(f"{deployment.place}: model_info", f"another deployment of '{name}' has said it already")

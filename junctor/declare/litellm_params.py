@@ -27,8 +27,6 @@ _BODY = frozenset(
 
 _WHY: Mapping[str, str] = {
     "api_version": "the API version is a query parameter, and junctor sends none of its own; the v1 API is used",
-    "rpm": "junctor does not count a deployment's requests per minute",
-    "tpm": "junctor does not count a deployment's tokens per minute",
     "max_retries": "how often is junctor's own rule; other targets are tried",
     "num_retries": "how often is junctor's own rule; other targets are tried",
     "mock_response": "junctor invents no answers; see junctor demo-provider",
@@ -46,6 +44,8 @@ _WHY: Mapping[str, str] = {
     ),
     **dict.fromkeys(("budget_duration", "max_budget"), "junctor keeps no budgets in this configuration"),
 }
+
+_UNSET: Final = object()
 
 Variables = Callable[[str], str | None]
 """Gives the value of an environment variable."""
@@ -187,8 +187,7 @@ class _Params:
     def _headers(self) -> dict[str, Any]:
         found: dict[str, str] = {}
         for name in ("extra_headers", "headers"):
-            given = self._take(name)
-            for header, value in (given if isinstance(given, dict) else {}).items():
+            for header, value in self._mapping(name).items():
                 text = str(value)
                 if str(header).lower() in ("authorization", "cookie", "api-key", "x-api-key"):
                     self._report.lost(f"{self._place}: {name}.{header}", "a credential belongs into api_key")
@@ -197,7 +196,8 @@ class _Params:
                 else:
                     found[str(header).lower()] = self._resolved(text)
         organization = self._take("organization")
-        if isinstance(organization, str) and organization:
+        if organization:
+            organization = str(organization)
             resolved = self._resolved(organization)
             if resolved:
                 found["openai-organization"] = resolved
@@ -206,16 +206,37 @@ class _Params:
         return {"required_extra_headers": found} if found else {}
 
     def _bodies(self) -> dict[str, Any]:
-        defaults = {name: self._take(name) for name in sorted(_BODY & self._params.keys())}
-        extra = self._take("extra_body")
-        made: dict[str, Any] = {"default_extra_body": defaults} if defaults else {}
-        return {**made, **({"required_extra_body": extra} if isinstance(extra, dict) and extra else {})}
+        given = {name: self._take(name) for name in sorted(_BODY & self._params.keys())}
+        extra = self._mapping("extra_body")
+        defaults = {name: self._value(name, value) for name, value in given.items()}
+        required = {name: self._value(f"extra_body.{name}", value) for name, value in extra.items()}
+        bodies = {"default_extra_body": defaults, "required_extra_body": required}
+        known = {kind: {name: v for name, v in body.items() if v is not _UNSET} for kind, body in bodies.items()}
+        return {kind: body for kind, body in known.items() if body}
+
+    def _mapping(self, name: str) -> Json:
+        given = self._take(name)
+        if given and not isinstance(given, dict):
+            self._report.lost(f"{self._place}: {name}", "must be a mapping")
+        return given if isinstance(given, dict) else {}
+
+    def _value(self, name: str, value: Any) -> Any:
+        """Return a value of the request, that of a variable if it names one; ``_UNSET`` when that is not set."""
+        if not isinstance(value, str) or not value.startswith(ENVIRONMENT):
+            return value
+        found = self._variables(value.removeprefix(ENVIRONMENT))
+        if found is None:
+            self._report.lost(f"{self._place}: {name}", f"the variable {value} is not set here")
+            return _UNSET
+        return _typed(found)
 
     def _limits(self) -> dict[str, Any]:
         made: dict[str, Any] = {}
         most = self._take("max_parallel_requests")
-        if isinstance(most, int) and most > 0:
+        if isinstance(most, int) and not isinstance(most, bool) and most > 0:
             made["max_concurrency"] = most
+        elif most:
+            self._report.lost(f"{self._place}: max_parallel_requests", "must be a whole number above 0")
         timeouts = {}
         for name, timer in (("timeout", "total_ms"), ("stream_timeout", "idle_ms")):
             seconds = self._take(name)
@@ -224,6 +245,15 @@ class _Params:
             elif seconds is not None:
                 self._report.lost(f"{self._place}: {name}", "must be a number of seconds")
         return {**made, **({"timeouts": timeouts} if timeouts else {})}
+
+
+def _typed(text: str) -> Any:
+    """Read a variable's text as a number or true and false where it is one, as a request's parameters need it."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, int | float) else text
 
 
 def provider_name(prefix: str) -> str:

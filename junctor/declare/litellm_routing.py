@@ -21,6 +21,11 @@ _TARGETS = 64
 _WEIGHT = 1_000_000
 _TIER = 100
 
+MINUTES = (
+    "a provider's calls are limited at a time (max_concurrency), not per minute; a caller's are: junctor keys "
+    "create --rpm, --tpm"
+)
+
 _POLICIES: Mapping[str, tuple[str, str]] = {
     "simple-shuffle": ("WEIGHTED", ""),
     "least-busy": ("LEAST_OUTSTANDING", ""),
@@ -166,12 +171,14 @@ def _limits(deployment: Deployment, weight_by: str, policy: str, report: Report)
         elif name == "weight":
             report.taken(place, why="it is the only target")
         else:
-            report.lost(place, "junctor holds back calls at a time (max_concurrency), not per minute")
+            report.lost(place, MINUTES)
 
 
 def aliases(table: Json, section: str, *, groups: Groups, made: Made, report: Report) -> None:
     """Make a virtual model of every alias: the same targets under another name."""
     given = table.get("model_group_alias")
+    if given and not isinstance(given, dict):
+        report.lost(f"{section}.model_group_alias", "is no mapping")
     for alias, target in (given if isinstance(given, dict) else {}).items():
         place = f"{section}.model_group_alias: {alias}"
         hidden = isinstance(target, dict) and target.get("hidden") is True
@@ -191,20 +198,24 @@ def aliases(table: Json, section: str, *, groups: Groups, made: Made, report: Re
 
 def fallbacks(table: Json, section: str, *, groups: Groups, made: Made, report: Report) -> None:
     """Give groups their fallbacks; the default ones go to every group that has none of its own."""
-    for group, wanted in _pairs(table.get("fallbacks")):
+    for group, wanted in _pairs(table.get("fallbacks"), f"{section}.fallbacks", report):
         _fall_back(group, wanted, f"{section}.fallbacks: {group}", groups=groups, made=made, report=report)
     default = table.get("default_fallbacks")
-    if not isinstance(default, list) or not default:
-        return
     place = f"{section}.default_fallbacks"
+    if not isinstance(default, list) or not default:
+        if default:
+            report.lost(place, "is no list")
+        return
     for group, name in groups.called.items():
         if name in made and not made[name].get("fallbacks") and group not in default:
             _fall_back(group, default, f"{place} of {group}", groups=groups, made=made, report=report)
     report.changed(place, "fallbacks of every virtual model that has none", "there is no common default")
 
 
-def _pairs(given: Any) -> Iterator[tuple[str, list[Any]]]:
+def _pairs(given: Any, place: str, report: Report) -> Iterator[tuple[str, list[Any]]]:
     for entry in given if isinstance(given, list) else [given]:
+        if entry and not isinstance(entry, dict):
+            report.lost(place, "must be a list of mappings, each of a group to its fallbacks")
         for group, wanted in (entry if isinstance(entry, dict) else {}).items():
             yield str(group), wanted if isinstance(wanted, list) else [wanted]
 

@@ -285,7 +285,7 @@ def test_settings_that_ask_for_nothing_are_taken_and_others_say_why() -> None:
 
 
 @pytest.mark.parametrize(
-    "config", [None, [], "text", {"model_list": "text"}, {"model_list": [None, 7, {}]}, {}], ids=repr
+    "config", [None, [], "text", {"model_list": "text"}, {"model_list": 5}, {"model_list": [None, 7, {}]}, {}], ids=repr
 )
 def test_rubbish_is_reported(config: Any) -> None:
     made = litellm.convert(config, workspace="default", variables=VARIABLES.get)
@@ -300,3 +300,43 @@ def test_a_prefix_is_possible_or_not() -> None:
 @pytest.mark.parametrize("text", ["meta/llama-3.2-1b", "01-ai/yi", "Weird__Model:v1.0@x", "x" * 80, "!!", "A"])
 def test_names_are_made_as_discovery_makes_them(text: str) -> None:
     assert as_name(text) == (entity_name(text, "default") or "")
+
+
+@pytest.mark.parametrize(
+    ("params", "beside", "settings", "place"),
+    [
+        ({}, {"team_id": "t"}, {}, "model_list[0] chat: team_id"),
+        ({"max_parallel_requests": "10"}, {}, {}, "model_list[0] chat: max_parallel_requests"),
+        ({"extra_headers": ["a"]}, {}, {}, "model_list[0] chat: extra_headers"),
+        ({"extra_body": "text"}, {}, {}, "model_list[0] chat: extra_body"),
+        ({"user": "os.environ/NOT_SET"}, {}, {}, "model_list[0] chat: user"),
+        ({"extra_body": {"a": "os.environ/NOT_SET"}}, {}, {}, "model_list[0] chat: extra_body.a"),
+        ({"model": "openai/*", "rpm": 5}, {}, {}, "model_list[0] chat: rpm"),
+        ({"model": "openai/*"}, {"model_info": {"mode": "chat"}}, {}, "model_list[0] chat: model_info"),
+        ({}, {}, {"litellm_settings": ["a"]}, "litellm_settings"),
+        ({}, {}, {"credential_list": 5}, "credential_list"),
+        ({}, {}, {"credential_list": [5]}, "credential_list[0]"),
+        (
+            {},
+            {},
+            {"credential_list": [{"credential_name": "c", "credential_values": {}, "credential_info": {"a": "b"}}]},
+            "credential_list c: credential_info",
+        ),
+        ({}, {}, {"router_settings": {"timeout": "abc"}}, "router_settings.timeout"),
+        ({}, {}, {"router_settings": {"model_group_alias": ["x"]}}, "router_settings.model_group_alias"),
+        ({}, {}, {"router_settings": {"fallbacks": "chat"}}, "router_settings.fallbacks"),
+        ({}, {}, {"router_settings": {"default_fallbacks": "chat"}}, "router_settings.default_fallbacks"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_nothing_is_left_out_without_a_word(
+    params: dict[str, Any], beside: dict[str, Any], settings: dict[str, Any], place: str
+) -> None:
+    made = of({**deployment("chat", **{"model": "openai/gpt-4.1", **params}), **beside}, **settings)
+    assert [each.entry for each in made.entries if each.result == "not possible"] == [place]
+
+
+def test_parameters_that_are_variables_are_their_values() -> None:
+    made = of(deployment("chat", model="openai/gpt-4.1", user="os.environ/ORG", extra_body={"a": "os.environ/ORG"}))
+    provider = one("Provider", "openai", made)
+    assert (provider["default_extra_body"], provider["required_extra_body"]) == ({"user": "org-7"}, {"a": "org-7"})
