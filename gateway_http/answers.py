@@ -8,7 +8,7 @@ from __future__ import annotations
 import zlib
 
 from gateway_http import cors, errors, paths
-from junctor.errors import JunctorError, StreamBroken
+from junctor.errors import JunctorError, LimitExceeded, StreamBroken
 from services.runtime.exchange import Call, Head, Headers, Outcome
 
 ERROR_BODY_LIMIT = 64 * 1024
@@ -28,6 +28,8 @@ _OF_THE_BODY = frozenset((b"content-type", b"content-encoding", b"content-langua
 BODILESS = (204, 304)
 _TOLD = ((b"x-junctor-attempts", "attempts"), (b"x-junctor-receipt", "receipt"))
 """Fields made of what an error of the router says of its call."""
+_LIMITS = "x-ratelimit-"
+"""Metadata of a call that a limit refused whose names are those of header fields."""
 _BOUNDARIES = (b"\n\n", b"\r\n\r\n", b"\r\r")
 
 
@@ -81,6 +83,9 @@ def failure(error: JunctorError, call: Call) -> errors.Response:
     for name, key in _TOLD:
         if key in error.metadata:
             response.headers.append((name, error.metadata[key].encode("latin-1", "replace")))
+    if isinstance(error, LimitExceeded):
+        told = ((name, value) for name, value in error.metadata.items() if name.startswith(_LIMITS))
+        response.headers.extend((name.encode("latin-1"), value.encode("latin-1", "replace")) for name, value in told)
     return response
 
 

@@ -99,6 +99,7 @@ WORKSPACE = Resource(
         _DESCRIPTION,
         *_shown("created_at", "created_by", "updated_at", "updated_by"),
         _LABELS,
+        Key("limits", settable=True, ours=True),
         _VERSION,
     ),
     page_size=100,

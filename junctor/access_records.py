@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from junctor.records import Json, Record
 
@@ -20,7 +21,7 @@ class ApiKey(Record):
     role: str = ""
     models: tuple[str, ...] = ()
     scopes: tuple[str, ...] = ()
-    limits: Mapping[str, int | None] | None = None
+    limits: Mapping[str, Any] | None = None
     tags: Mapping[str, str] = field(default_factory=dict)
     expires_at: datetime | None = None
     created_at: datetime | None = None

@@ -70,6 +70,8 @@ class Workspace(Resource):
     id: str = ""
     created_by: str | None = None
     updated_by: str | None = None
+    limits: Mapping[str, Any] | None = None
+    """``requests_per_minute``, ``tokens_per_minute``, ``concurrency``, ``budget``; of all callers together."""
 
 
 @dataclass(frozen=True, kw_only=True)

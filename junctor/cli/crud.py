@@ -156,8 +156,8 @@ def add_reads(app: typer.Typer, resource: Resource) -> None:
             typer.echo(f"{resource.one} {each} deleted", err=True)
 
 
-def add_writes(app: typer.Typer, resource: Resource, *, replaces: bool = False) -> None:
-    """Add create and update; ``replaces``: an update drops what it does not name."""
+def add_writes(app: typer.Typer, resource: Resource, *, replaces: bool = False, updates: bool = True) -> None:
+    """Add create and update; ``replaces``: an update drops what it does not name; ``updates`` False: create alone."""
     path = f"junctor {resource.path}"
 
     def create(session: Session, name: str | None, exist_ok: bool, **flags: Any) -> None:
@@ -182,6 +182,8 @@ def add_writes(app: typer.Typer, resource: Resource, *, replaces: bool = False) 
         help=f"Create a {resource.one}.",
         epilog=examples(hint, f"{path} create --input-file - --exist-ok < {resource.one.replace(' ', '-')}.json"),
     )(connected(_with(create, [_OPTIONAL_NAME, *_fields(resource), _INPUT_FILE, _INPUT_DATA, _EXIST_OK])))
+    if not updates:
+        return
     told = "Replace a {}: what is not named is dropped." if replaces else "Change a {}: what is not named is kept."
     app.command(
         "update", help=told.format(resource.one), epilog=examples(f"{path} update NAME {resource.example}".rstrip())

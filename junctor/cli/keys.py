@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from junctor.cli import limits
 from junctor.cli.crud import examples, group
 from junctor.cli.listing import Columns, NoTruncate, chosen_columns, pagination
 from junctor.cli.output import Column, day
@@ -81,7 +82,7 @@ def tags_of(given: Sequence[str] | None) -> dict[str, str]:
     "create",
     epilog=examples(
         "junctor keys create --role Editor --workspace lab --expires 30d",
-        "junctor keys create --role Viewer --models 'gpt-*' --rpm 60 --tag team=search",
+        "junctor keys create --role Viewer --models 'gpt-*' --rpm 60 --budget 50/month",
         "junctor keys create --role PlatformAdmin -o json",
     ),
 )
@@ -97,18 +98,18 @@ def create(  # noqa: PLR0913, PLR0917 - one parameter per flag
     scope: Annotated[
         list[str] | None, typer.Option("--scope", help="read, infer, write or manage: only these.")
     ] = None,
-    rpm: Annotated[int | None, typer.Option("--rpm", min=1, help="Requests within a minute.")] = None,
-    tpm: Annotated[int | None, typer.Option("--tpm", min=1, help="Tokens within a minute.")] = None,
-    concurrency: Annotated[int | None, typer.Option("--concurrency", min=1, help="Requests at the same time.")] = None,
+    rpm: limits.Rpm = None,
+    tpm: limits.Tpm = None,
+    concurrency: limits.Concurrency = None,
+    budget: limits.Budget = "",
     tag: Annotated[list[str] | None, typer.Option("--tag", metavar="NAME=VALUE", help="For reports.")] = None,
 ) -> None:
     """Make a key and print its value, this once."""
-    wanted = {"requests_per_minute": rpm, "tokens_per_minute": tpm, "concurrency": concurrency}
     fields: dict[str, Any] = {
         "description": description,
         "models": models,
         "scopes": scope,
-        "limits": {name: limit for name, limit in wanted.items() if limit is not None},
+        "limits": limits.given(rpm, tpm, concurrency, budget),
         "tags": tags_of(tag),
         "expires_at": moment(expires, now=datetime.now(UTC)) if expires else None,
     }

@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
+from junctor.cli import limits
 from junctor.cli.crud import Field, Resource, add_reads, add_writes, examples, group
 from junctor.cli.inputs import InputData, InputFile, given_object, read_input
 from junctor.cli.output import Column, Row, day
@@ -139,7 +140,42 @@ workspaces = group(
     "junctor workspaces list",
 )
 add_reads(workspaces, WORKSPACES)
-add_writes(workspaces, WORKSPACES)
+add_writes(workspaces, WORKSPACES, updates=False)
+
+
+@workspaces.command(
+    "update",
+    epilog=examples(
+        "junctor workspaces update lab --description 'Research'",
+        "junctor workspaces update lab --rpm 600 --tpm 200000 --budget 50/month",
+        "junctor workspaces update lab --no-limits",
+    ),
+)
+@connected
+def update_workspace(  # noqa: PLR0913, PLR0917 - one parameter per flag
+    session: Session,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="Its name.")],
+    description: Annotated[str | None, typer.Option(help=_DESCRIPTION.help, show_default=False)] = None,
+    rpm: limits.Rpm = None,
+    tpm: limits.Tpm = None,
+    concurrency: limits.Concurrency = None,
+    budget: limits.Budget = "",
+    no_limits: Annotated[bool, typer.Option("--no-limits", help="Lift those that are not named.")] = False,
+    input_file: InputFile = "",
+    input_data: InputData = "",
+) -> None:
+    """Change a workspace: what is not named is kept. Limits are of all callers together."""
+    fields = given_object(input_file, input_data)
+    fields.pop("name", None)
+    named = limits.given(rpm, tpm, concurrency, budget)
+    before = session.client.workspaces.get(name)
+    if description is not None or "description" not in fields:
+        fields["description"] = before.description if description is None else description
+    if named or no_limits:
+        kept = {} if no_limits else before.limits or {}
+        fields["limits"] = {key: limit for key, limit in {**kept, **named}.items() if limit is not None}
+    session.show(session.client.workspaces.update(name, **fields))
+
 
 models = group(
     "Model entities: the catalogue. What can be called: inference models list.",

@@ -19,13 +19,14 @@ _PLATFORM_ADMIN = "PlatformAdmin"
 class KeyFields(TypedDict, total=False):
     """What a key may be given. ``models``: patterns (``gpt-*``, ``team/*``); ``scopes``: read, infer, write, manage.
 
-    ``limits``: ``requests_per_minute``, ``tokens_per_minute``, ``concurrency``. What is not given does not bind.
+    ``limits``: ``requests_per_minute``, ``tokens_per_minute``, ``concurrency``, and ``budget`` with ``micros`` (of a US
+    dollar) and ``period`` (``day``, ``month``). What is not given does not bind.
     """
 
     description: str | None
     models: Sequence[str]
     scopes: Sequence[str]
-    limits: Mapping[str, int]
+    limits: Mapping[str, Any]
     tags: Mapping[str, str]
     expires_at: datetime | str | None
 

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from typing import Any, Generic, TypeVar, Unpack
 
 from junctor.errors import ResourceExists, StaleVersion
@@ -78,9 +79,11 @@ class AsyncWorkspaces(AsyncCollection[Workspace]):
         """Create; with ``exist_ok`` one of that name is returned as it is."""
         return await self._create(name, None, exist_ok, {"description": description})
 
-    async def update(self, name: str, *, description: str | None) -> Workspace:
-        """Set the description."""
-        return await self._change(name, None, {"description": description})
+    async def update(self, name: str, *, description: str | None, limits: Mapping[str, Any] | None = None) -> Workspace:
+        """Set the description, and the limits of all callers together if given; ``{}`` lifts them."""
+        return await self._change(
+            name, None, {"description": description} | ({} if limits is None else {"limits": limits})
+        )
 
 
 class AsyncSecrets(AsyncCollection[Secret]):

@@ -41,6 +41,12 @@ def require_manage(who: Caller, workspace: str, absent: JunctorError) -> None:
         raise PermissionDenied(f"Keys and members of workspace '{workspace}' are managed by its Admins.")
 
 
+def require_platform(workspace: str) -> None:
+    """Raise PermissionDenied unless the caller may change what binds a workspace: its own Admins may not."""
+    if not caller().may(Permission.PLATFORM, ""):
+        raise PermissionDenied(f"The limits of workspace '{workspace}' are set by PlatformAdmins.")
+
+
 def check_key(who: Caller, key: pb.ApiKey) -> None:
     """Raise PermissionDenied for a key that would be allowed more than the caller is."""
     _check_role(who, key.workspace, Role(key.role))
@@ -88,7 +94,11 @@ def _limits(who: Caller, key: pb.ApiKey) -> bool:
         mine = getattr(who.limits, name)
         if mine is not None and not (key.limits.HasField(name) and getattr(key.limits, name) <= mine):
             return False
-    return True
+    mine = who.limits.budget
+    asked = key.limits.budget
+    return mine is None or (
+        key.limits.HasField("budget") and asked.period == mine.period and asked.micros <= mine.micros
+    )
 
 
 def _expiry(who: Caller, key: pb.ApiKey) -> bool:

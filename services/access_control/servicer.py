@@ -8,14 +8,16 @@ from typing import Any
 from junctor import filters
 from junctor.v1 import watch_pb2, workspaces_pb2_grpc
 from junctor.v1 import workspaces_pb2 as pb
+from services.access_control import grants
 from services.access_control.store import WorkspaceStore
+from services.access_control.validation import check_limits
 from services.runtime.fields import copy_fields
 from services.runtime.masks import masked
 from services.runtime.paging import ListQuery
 from services.runtime.validation import Violations
 from services.runtime.watch import Watcher
 
-_WRITABLE = ("description", "labels")
+_WRITABLE = ("description", "labels", "limits")
 
 
 class WorkspacesServicer(workspaces_pb2_grpc.WorkspacesServicer):
@@ -47,6 +49,7 @@ class WorkspacesServicer(workspaces_pb2_grpc.WorkspacesServicer):
         bad.name("name", asked.name)
         bad.description(asked.description)
         bad.labels(asked.labels)
+        check_limits(bad, asked.limits)
         bad.done()
         if request.validate_only:
             return asked
@@ -60,7 +63,12 @@ class WorkspacesServicer(workspaces_pb2_grpc.WorkspacesServicer):
         fields = masked(request.update_mask, _WRITABLE) or ["description"]
         bad.description(asked.description)
         bad.labels(asked.labels)
+        check_limits(bad, asked.limits)
         bad.done()
+        if not asked.limits.ListFields():
+            asked.ClearField("limits")
+        if "limits" in fields:
+            grants.require_platform(asked.name)
         if request.validate_only:
             return asked
         return await self._store.update(

@@ -6,6 +6,7 @@ import time
 from collections.abc import Collection
 
 from junctor.v1 import access_pb2 as pb
+from services.access.identity import PERIODS
 from services.access.roles import SCOPES
 from services.access_control.members import PRINCIPAL_RULE, is_principal
 from services.runtime.validation import Violations
@@ -21,6 +22,8 @@ _PATTERN_RULE = (
     f"must be a model's name of at most {PATTERN_LIMIT} characters, 'workspace/' in front of it optional; "
     "'*' (at most 8) stands for any characters and '?' for one"
 )
+MOST = 10**15
+"""Of anything that is limited: a billion dollars, and sums of it still fit into every database's integers."""
 _LATEST = 253402300799
 """The last second of the year 9999: what a timestamp can say."""
 _MEMBER_ROLES = (pb.ROLE_VIEWER, pb.ROLE_EDITOR, pb.ROLE_ADMIN)
@@ -36,13 +39,24 @@ def check_key(key: pb.ApiKey) -> None:
     for index, scope in enumerate(key.scopes):
         if scope not in SCOPES:
             bad.add(f"scopes[{index}]", f"must be one of {', '.join(SCOPES)}")
-    for field, value in key.limits.ListFields():
-        if value < 1:
-            bad.add(f"limits.{field.name}", "must be 1 or more")
+    check_limits(bad, key.limits)
     _check_tags(bad, key)
     if key.HasField("expires_at") and not time.time() < key.expires_at.seconds <= _LATEST:
         bad.add("expires_at", "must be in the future")
     bad.done()
+
+
+def check_limits(bad: Violations, limits: pb.KeyLimits) -> None:
+    """Note every bad limit of a key or workspace."""
+    for field, value in limits.ListFields():
+        if field.name != "budget" and not 1 <= value <= MOST:
+            bad.add(f"limits.{field.name}", f"must be 1 to {MOST}")
+    if not limits.HasField("budget"):
+        return
+    if not 1 <= limits.budget.micros <= MOST:
+        bad.add("limits.budget.micros", f"must be 1 to {MOST} (millionths of a US dollar)")
+    if limits.budget.period not in PERIODS:
+        bad.add("limits.budget.period", f"must be one of {', '.join(PERIODS)}")
 
 
 def check_member(member: pb.Member) -> None:

@@ -191,7 +191,8 @@ class Limiter:
         lessor = self.lessor
         now = self._loop.time()
         for window, amount in zip(windows, amounts, strict=True):
-            known = now < window.full_until and amount >= window.full_for
+            full = now < window.full_until and amount >= window.full_for
+            known = full or window.spent + amount > window.allowed
             if window.left < amount and (lessor is None or known):
                 raise exceeded(window, amount, windows, self.clock())
         if lessor is None or lessor.down:
