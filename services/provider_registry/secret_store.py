@@ -121,11 +121,6 @@ class SecretStore(ResourceStore[pb.Secret]):
                 if renewed:
                     secret.value_version += 1
 
-            changed = pb.Secret()
-            changed.CopyFrom(current)
-            change(changed)
-            if changed == current:
-                return current
             if renewed:
                 row = self._sealed_row(current, Secret(request.value))
                 await tx.execute(sa.update(VALUES).where(VALUES.c.secret_id == current.id).values(row))
