@@ -42,11 +42,11 @@ class Doors:
         made = await self.call("POST", "/apis/entities/v2/workspaces", self.admin, json={"name": name})
         assert made.status_code == 201, made.text
 
-    async def provider(self, name: str, host_url: str, workspace: str = "default") -> None:
+    async def provider(self, name: str, host_url: str, workspace: str = "default", **fields: Any) -> None:
         """Register a provider and wait until its models route."""
         self.cluster.http.headers["authorization"] = f"Bearer {self.admin}"
         try:
-            await self.cluster.add_provider(name, host_url, workspace=workspace)
+            await self.cluster.add_provider(name, host_url, workspace=workspace, **fields)
         finally:
             del self.cluster.http.headers["authorization"]
 

@@ -57,7 +57,7 @@ class OidcIssuer:
                 raise invalid()
             key = await self._key(str(header.get("kid", "")))
             claims = self._decode(token, key, algorithm)
-        except (jwt.PyJWTError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        except (jwt.PyJWTError, ValueError, TypeError, OverflowError) as error:
             _log.debug("a token was refused", extra={"why": type(error).__name__})
             raise invalid() from error
         return self._identity(claims)

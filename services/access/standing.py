@@ -11,12 +11,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from inspect import isasyncgen
 
 from junctor.errors import InternalError, JunctorError, WatchExpired
 from services.access.identity import Caller
 from services.runtime.interceptors import CallInfo
 
 LOOK_SECONDS = 0.5
+_WRITE_SECONDS = 0.02
 
 _log = logging.getLogger(__name__)
 
@@ -42,6 +44,9 @@ async def while_allowed(info: CallInfo, renew: Renew, rejudge: Rejudge) -> Async
             except Exception:  # noqa: BLE001 - nobody goes on by a fault
                 _log.exception("a running stream's caller could not be judged")
                 ended.append(InternalError("Internal error."))
+        info.workspaces = frozenset()
+        while _is_writing(info):  # noqa: ASYNC110 - a generator tells nobody that it goes on
+            await asyncio.sleep(_WRITE_SECONDS)
         task.cancel()
 
     looking = asyncio.create_task(look())
@@ -54,6 +59,11 @@ async def while_allowed(info: CallInfo, renew: Renew, rejudge: Rejudge) -> Async
         raise ended[0] from None
     finally:
         looking.cancel()
+
+
+def _is_writing(info: CallInfo) -> bool:
+    """Tell whether a message is on its way: a call that is cut then cannot tell its status any more."""
+    return isasyncgen(info.produced) and not info.produced.ag_running
 
 
 def _look_again(info: CallInfo, caller: Caller, rejudge: Rejudge) -> None:

@@ -95,6 +95,8 @@ class CallInfo:
     """Where its end is counted."""
     draining: asyncio.Event | None = None
     """Set when the server begins to stop."""
+    produced: object | None = None
+    """What a streaming handler returned: its generator, which rests while a message of it is written."""
 
 
 _CURRENT: ContextVar[CallInfo | None] = ContextVar("junctor_call", default=None)
@@ -353,7 +355,10 @@ class Chain(grpc.aio.ServerInterceptor):
             async with AsyncExitStack() as stack:
                 for concern in self._concerns:
                     await stack.enter_async_context(concern(context, rpc))
-                await _pump(behaviour(decode(request), context), context)
+                produced = behaviour(decode(request), context)
+                if (info := current_call()) is not None:
+                    info.produced = produced
+                await _pump(produced, context)
 
         # A coroutine that writes, even round a generator: grpc leaves the generator of a cancelled call to
         # the garbage collector, here it is closed at once.

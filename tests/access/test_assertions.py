@@ -64,3 +64,12 @@ def test_is_good_for_a_while_only(age: float) -> None:
 def test_rubbish_is_refused(text: str) -> None:
     with pytest.raises(Unauthenticated):
         Assertions(TOKEN).read(from_text(text))
+
+
+def test_a_clock_that_is_set_back_stops_nobody() -> None:
+    now = [10_000.0]
+    writer = Assertions(TOKEN, clock=lambda: now[0])
+    reader = Assertions(TOKEN, clock=lambda: now[0])
+    reader.read(writer.write(Caller(JANE)))
+    now[0] -= 3600
+    assert reader.read(writer.write(Caller(JANE))) == JANE

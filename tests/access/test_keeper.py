@@ -8,13 +8,16 @@ import stat
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
+import grpc
 import pytest
 import pytest_asyncio
 
 from junctor.channel import Peer, open_peer
 from junctor.errors import NotReady, Unauthenticated
 from junctor.v1 import access_pb2 as pb
+from junctor.v1 import access_pb2_grpc, watch_pb2
 from services.access.assertions import Assertions
 from services.access.authenticator import Authenticator
 from services.access.book import AccessBook
@@ -24,7 +27,10 @@ from services.access.keys import hash_of, new_key
 from services.access.roles import Permission, Role
 from services.access.saved import BookFile, SavedBook
 from services.runtime.auth import Secret
+from tests.cluster import until
 
+UPSERTED, SYNCED = watch_pb2.WATCH_EVENT_TYPE_UPSERTED, watch_pb2.WATCH_EVENT_TYPE_SYNCED
+HEARTBEAT = watch_pb2.WATCH_EVENT_TYPE_HEARTBEAT
 TOKEN = Secret("t" * 40)
 
 
@@ -167,3 +173,79 @@ async def test_another_processes_book_is_taken_if_it_is_newer(away: Peer, tmp_pa
     assert keeper.book.key(new) is not None
     assert keeper.book.key(old) is None
     await keeper.stop()
+
+
+async def test_a_book_that_grew_too_old_serves_no_assertion_that_was_known(away: Peer, tmp_path: Path) -> None:
+    value = new_key()
+    keeper = await started(away, tmp_path / "access.bin", saved(value, heard_at=time.time() - 3599.3))
+    authenticator = Authenticator(keeper, Assertions(TOKEN))
+    assertion = authenticator.assertions.write(await authenticator.prove(value))
+    assert (await authenticator.asserted(assertion)).principal == "key:key-0"
+
+    async def too_old() -> bool:
+        return not keeper.usable and authenticator.asserted_known(assertion) is None
+
+    await until(too_old)
+    with pytest.raises(NotReady):
+        await authenticator.asserted(assertion)
+    await keeper.stop()
+
+
+class SlowSync(access_pb2_grpc.AccessSyncServicer):
+    """Says its revision as it was when asked, as late as a test wants."""
+
+    def __init__(self) -> None:
+        self.records = [record("key-0", new_key())]
+        self.asked = asyncio.Event()
+        self.answer = asyncio.Event()
+        self.asked_again = asyncio.Event()
+
+    async def WatchKeyRecords(self, request: Any, context: Any) -> AsyncIterator[pb.KeyRecordEvent]:  # noqa: N802
+        yield pb.KeyRecordEvent(type=UPSERTED, resource=self.records[0])
+        yield pb.KeyRecordEvent(type=SYNCED, revision=1, resume_token="e.1")
+        await self.asked_again.wait()
+        yield pb.KeyRecordEvent(type=UPSERTED, resource=self.records[1], revision=2, resume_token="e.2")
+        await asyncio.Event().wait()
+
+    async def WatchMembers(self, request: Any, context: Any) -> AsyncIterator[pb.MemberEvent]:  # noqa: N802
+        yield pb.MemberEvent(type=SYNCED, revision=1, resume_token="e.1")
+        await self.asked_again.wait()
+        yield pb.MemberEvent(type=HEARTBEAT, revision=2, resume_token="e.2")
+        await asyncio.Event().wait()
+
+    async def GetAccessRevision(self, request: Any, context: Any) -> pb.GetAccessRevisionResponse:  # noqa: N802
+        revision = len(self.records)
+        if self.asked.is_set():
+            self.asked_again.set()
+        else:
+            self.asked.set()
+            await self.answer.wait()
+        return pb.GetAccessRevisionResponse(revision=revision)
+
+
+async def test_a_new_key_does_not_take_the_answer_to_an_earlier_question(tmp_path: Path) -> None:
+    sync, server = SlowSync(), grpc.aio.server()
+    access_pb2_grpc.add_AccessSyncServicer_to_server(sync, server)  # type: ignore[no-untyped-call]
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    peer = open_peer(f"127.0.0.1:{port}", name="access_control")
+    keeper = await started(peer, tmp_path / "access.bin", None)
+
+    async def synced() -> bool:
+        return keeper.current and keeper.synced
+
+    await until(synced)
+    authenticator = Authenticator(keeper, Assertions(TOKEN))
+    stranger = asyncio.create_task(authenticator.prove(new_key()))
+    await sync.asked.wait()  # the store has told its revision, which has yet to arrive
+    made = new_key()
+    sync.records.append(record("key-new", made))
+    mine = asyncio.create_task(authenticator.prove(made))
+    await asyncio.sleep(0)
+    sync.answer.set()
+    with pytest.raises(Unauthenticated):
+        await stranger
+    assert (await mine).principal == "key:key-new"
+    await keeper.stop()
+    await peer.close()
+    await server.stop(None)

@@ -176,6 +176,7 @@ async def test_what_is_no_good_token() -> None:
             "rubbish": "a.b.c",
             "two parts": "a.b",
             "empty parts": "..",
+            "nested deeply": base64.urlsafe_b64encode(b'{"alg":' + b"[" * 5000).decode().rstrip("=") + ".e30.AAAA",
         }
         for name, token in bad.items():
             with pytest.raises(Unauthenticated, match="Invalid or expired token"):
@@ -197,6 +198,19 @@ async def test_a_new_key_of_the_issuer_is_fetched() -> None:
         assert (await verifier.verify(issuer.token(key_id="two", algorithm="ES256"))).name == "jane"
         with pytest.raises(Unauthenticated):
             await verifier.verify(issuer.token(key_id="one", algorithm="ES256", key=issuer.keys["two"]))
+
+
+async def test_all_who_come_with_a_new_key_wait_for_it() -> None:
+    async with issuing() as (issuer, verifier):
+        first = asyncio.create_task(verifier.verify(issuer.token()))
+
+        async def asked() -> bool:
+            return bool(verifier._tried_at)
+
+        await until(asked)
+        found = await asyncio.gather(first, *(verifier.verify(issuer.token()) for _ in range(3)))
+        assert [each.name for each in found] == ["jane"] * 4
+        assert len(issuer.upstream.requests) == 2
 
 
 async def test_a_flood_of_unknown_keys_asks_the_issuer_once() -> None:
