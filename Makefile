@@ -7,7 +7,7 @@ BIN    := $(VENV)/bin
 PIP    := $(BIN)/python -m pip --disable-pip-version-check --no-input -qq
 PROTOS := $(wildcard protos/junctor/v1/*.proto)
 
-.PHONY: help up setup setup-dev test lint format proto proto-check proto-baseline lock wheel interop alerts check bench sbom clean
+.PHONY: help up setup setup-dev test lint format proto proto-check proto-baseline lock wheel interop alerts chromium check bench sbom clean
 
 help:  ## Show this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / {printf "  make %-15s %s\n", $$1, $$2}' Makefile
@@ -70,6 +70,9 @@ interop: setup  ## Compile the protos and a client in Go, and run it (Debian's G
 
 alerts:  ## Check the alerting rules with promtool (Debian's package prometheus)
 	@bash tests/compat/promtool.sh
+
+chromium:  ## Install what the tests of the console look with (Debian's package chromium)
+	@bash tests/console/chromium.sh
 
 wheel: setup-dev  ## Build the wheel into dist/
 	@$(BIN)/python -m build --wheel --no-isolation --outdir dist .

@@ -174,7 +174,11 @@ async def looking(browser: Browser, url: str, **context: Any) -> AsyncIterator[C
         console = Console(page, url)
         page.on("console", console.heard)
         page.on("pageerror", lambda error: console.complaints.append(f"thrown: {error}"))
-        yield console
+        try:
+            yield console
+        except BaseException:
+            print(page.url, console.complaints, await page.locator("body").inner_text(), sep="\n")  # noqa: T201
+            raise
         await console.at_peace()
     finally:
         await opened.close()
