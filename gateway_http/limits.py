@@ -92,6 +92,7 @@ SPECIAL = _ONCE | {
     b"x-junctor-min-revision",
     b"x-junctor-receipt",
     b"x-junctor-session",
+    b"x-junctor-tags",
 }
 
 Seen = dict[bytes, tuple[bytes, bytes]]

@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from google.protobuf.descriptor import Descriptor, FieldDescriptor
 
 from gateway_http import (
+    openapi_usage,
     routes_audit,
     routes_keys,
     routes_live,
@@ -95,6 +96,7 @@ def paths() -> Json:
     }
     found |= _served()
     found |= _access()
+    found |= openapi_usage.paths(_FAILURES)
     return {path: _with_parameters(path, operations) for path, operations in found.items()}
 
 
@@ -113,6 +115,7 @@ def schemas() -> Json:
     status = provider_registry_pb2.UpdateProviderStatusRequest.DESCRIPTOR
     found["ProviderStatusUpdate"] = _object(status, routes_providers.STATUS_KEYS, writing=True)
     found |= _access_schemas()
+    found |= openapi_usage.schemas()
     found["ServedModel"] = _SERVED_MODEL
     found["ServedModelList"] = {
         "type": "object",

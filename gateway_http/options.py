@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -14,6 +15,8 @@ from junctor.errors import FieldViolation, InvalidField
 from services.runtime.exchange import Call, Invoker
 
 _ID_LIMIT = 128
+_TAG = re.compile(rb"[A-Za-z0-9][A-Za-z0-9\-_./]{0,62}").fullmatch
+_TAG_LIMIT, _TAGS_LIMIT = 255, 16
 
 
 def sequential_ids() -> Callable[[], str]:
@@ -40,7 +43,7 @@ class EdgeOptions:
 def describe(call: Call, special: dict[bytes, bytes], options: EdgeOptions) -> None:
     """Fill in the request id and what the ``x-junctor-*`` fields ask for.
 
-    Raises :class:`InvalidField` for a timeout that is not a positive number of milliseconds.
+    Raises :class:`InvalidField` for a timeout that is not a positive number of milliseconds, and for bad tags.
     """
     call.request_id = request_id_of(special, options)
     if (timeout := special.get(b"x-junctor-timeout-ms")) is not None:
@@ -49,6 +52,8 @@ def describe(call: Call, special: dict[bytes, bytes], options: EdgeOptions) -> N
         call.min_revision = revision.decode("latin-1")
     if (session := special.get(b"x-junctor-session")) is not None:
         call.session = session.decode("latin-1")
+    if (tags := special.get(b"x-junctor-tags")) is not None:
+        call.tags = _tags(tags)
     call.want_receipt = special.get(b"x-junctor-receipt") == b"1"
 
 
@@ -61,6 +66,24 @@ def request_id_of(special: dict[bytes, bytes], options: EdgeOptions) -> str:
 def usable_id(value: bytes) -> bool:
     """Tell whether a caller's ``x-request-id`` may be kept: 1 to 128 visible ASCII characters."""
     return 0 < len(value) <= _ID_LIMIT and value.isascii() and value.decode().isprintable() and b" " not in value
+
+
+def _tags(value: bytes) -> tuple[tuple[str, str], ...]:
+    """Read ``name=value, name=value``: names as those of labels, values of visible ASCII and inner spaces."""
+    found: dict[str, str] = {}
+    for part in value.split(b","):
+        name, equals, text = (piece.strip() for piece in part.partition(b"="))
+        if not equals or not _TAG(name) or len(text) > _TAG_LIMIT or not text.isascii():
+            raise _bad_tags()
+        found[name.decode()] = text.decode()
+    if len(found) > _TAGS_LIMIT:
+        raise _bad_tags()
+    return tuple(sorted(found.items()))
+
+
+def _bad_tags() -> InvalidField:
+    rule = f"must be at most {_TAGS_LIMIT} pairs name=value with commas between them"
+    return InvalidField(f"Invalid x-junctor-tags: {rule}", violations=(FieldViolation("header.x-junctor-tags", rule),))
 
 
 def _seconds(value: bytes) -> float:

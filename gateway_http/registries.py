@@ -15,6 +15,7 @@ from gateway_http import (
     routes_models,
     routes_providers,
     routes_secrets,
+    routes_usage,
     routes_virtual_models,
     routes_workspaces,
 )
@@ -33,4 +34,5 @@ def routes(stubs: Stubs, settled: routes_members.Settled | None = None) -> list[
         *routes_keys.routes(stubs.keys),
         *members,
         *routes_audit.routes(stubs.audit),
+        *routes_usage.routes(stubs.usage, stubs.prices),
     ]

@@ -11,6 +11,7 @@ from junctor.v1.inference_router_pb2_grpc import InferenceRouterStub
 from junctor.v1.model_registry_pb2_grpc import ModelRegistryStub
 from junctor.v1.provider_registry_pb2_grpc import ProviderRegistryStub
 from junctor.v1.secrets_pb2_grpc import SecretStoreStub
+from junctor.v1.usage_pb2_grpc import PricesStub, UsageStub
 from junctor.v1.virtual_models_pb2_grpc import VirtualModelsStub
 from junctor.v1.workspaces_pb2_grpc import WorkspacesStub
 
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from junctor.v1.model_registry_pb2_grpc import ModelRegistryAsyncStub
     from junctor.v1.provider_registry_pb2_grpc import ProviderRegistryAsyncStub
     from junctor.v1.secrets_pb2_grpc import SecretStoreAsyncStub
+    from junctor.v1.usage_pb2_grpc import PricesAsyncStub, UsageAsyncStub
     from junctor.v1.virtual_models_pb2_grpc import VirtualModelsAsyncStub
     from junctor.v1.workspaces_pb2_grpc import WorkspacesAsyncStub
 
@@ -47,6 +49,8 @@ class Stubs:
     keys: Service[KeysAsyncStub]
     members: Service[MembersAsyncStub]
     audit: Service[AuditAsyncStub]
+    usage: Service[UsageAsyncStub]
+    prices: Service[PricesAsyncStub]
 
     @classmethod
     def of(
@@ -63,4 +67,6 @@ class Stubs:
             keys=Service(access_control, KeysStub(access_control.channel)),
             members=Service(access_control, MembersStub(access_control.channel)),
             audit=Service(access_control, AuditStub(access_control.channel)),
+            usage=Service(access_control, UsageStub(access_control.channel)),
+            prices=Service(access_control, PricesStub(access_control.channel)),
         )

@@ -151,15 +151,15 @@ def _check_price(price: pb.Price) -> None:
     for field, limit in (("model", _MODEL_LIMIT), ("provider", _PROVIDER_LIMIT)):
         text = getattr(price, field)
         if not 0 < len(text) <= limit or not text.isprintable():
-            bad.append(FieldViolation(f"price.{field}", f"must be 1 to {limit} printable characters"))
+            bad.append(FieldViolation(field, f"must be 1 to {limit} printable characters"))
     if price.provider != ANY_PROVIDER and price.provider.count("/") != 1:
-        bad.append(FieldViolation("price.provider", "must be workspace/name, or '*'"))
+        bad.append(FieldViolation("provider", "must be workspace/name, or '*'"))
     bad += [
-        FieldViolation(f"price.{field}", "must be 0 to 10^15")
+        FieldViolation(field, "must be 0 to 10^15")
         for field in ("input_micros", "output_micros", "cached_input_micros")
         if not 0 <= getattr(price, field) <= 10**15
     ]
     if price.HasField("valid_from") and not 0 <= price.valid_from.seconds <= _LAST_SECOND:
-        bad.append(FieldViolation("price.valid_from", "must be a time of the years 1970 to 9999"))
+        bad.append(FieldViolation("valid_from", "must be a time of the years 1970 to 9999"))
     if bad:
         raise InvalidField.of(*bad)
