@@ -102,11 +102,11 @@ class Leases:
                 self._wake.set()
 
     async def _ask_all(self) -> bool:
-        while self._dirty:
+        while self._dirty or self._down:
             now = self.limiter.clock()
             live = [(window, more) for window, more in self._dirty.items() if window.end > now]
             batch, self._dirty = dict(live[:_MOST_WISHES]), dict(live[_MOST_WISHES:])
-            if not batch:
+            if not batch and not self._down:  # of one who is down it is asked whether it is back
                 break
             if not await self._ask(batch, self.limiter.needs()):
                 self._dirty = batch | self._dirty

@@ -39,10 +39,7 @@ def duration(seconds: float) -> bytes:
     return b"%dh%dm%ds" % (hours, minutes, left) if hours else b"%dm%ds" % (minutes, left)
 
 
-_RESETS = {
-    unit: tuple((name, duration(min(second, _MINUTE))) for second in range(_MINUTE + 2))
-    for unit, name in _RESET.items()
-}
+_RESETS = {unit: tuple((name, duration(second)) for second in range(_MINUTE + 1)) for unit, name in _RESET.items()}
 """The reset fields by whole seconds left: they are most of what writing the fields would cost."""
 
 
@@ -56,7 +53,7 @@ def fields_of(windows: Iterable[Window], now: float) -> Headers:
         remaining = window.allowed - window.others - window.granted + window.left
         fields.append((_LIMIT[unit], b"%d" % window.allowed))
         fields.append((_REMAINING[unit], b"%d" % (remaining if remaining > 0 else 0)))
-        fields.append(_RESETS[unit][min(max(int(window.end - now) + 1, 0), _MINUTE + 1)])
+        fields.append(_RESETS[unit][min(max(-int((now - window.end) // 1), 0), _MINUTE)])
     return fields
 
 
