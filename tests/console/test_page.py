@@ -11,7 +11,8 @@ from string import Template
 import pytest
 
 from junctor.cli import snippets
-from tests.console.stage import chromium, junctor, looking, needs_chromium
+from tests.cluster import until
+from tests.console.stage import Junctor, chromium, junctor, looking, needs_chromium
 from tests.upstream import CLOSE, Json, OpenAI, ScriptedUpstream, Sse
 
 pytestmark = needs_chromium
@@ -89,6 +90,10 @@ async def test_every_view_with_auth_off(tmp_path: Path) -> None:
         await page.get_by_text("ordered by the policy of its virtual model").wait_for()
         assert "least_outstanding" in await console.text()
         await console.go("Usage")
+        await until_used(one)
+        await page.get_by_label("Over").select_option("168")
+        await page.get_by_role("row").filter(has_text="default/demo-echo-1").wait_for()
+        assert "unknown: no price" in await console.text()
         await console.go("Keys")
         assert "Auth is off" in await console.text()
         await console.go("Live")
@@ -147,7 +152,28 @@ async def test_the_truth_about_broken_streams(tmp_path: Path) -> None:
             assert [turn["content"] for turn in turns] == ["four"], "what broke is no part of the chat"
 
 
+async def until_used(one: Junctor) -> None:
+    """Wait until the records of what was asked are kept."""
+
+    async def kept() -> bool:
+        answer = await one.http.get("/apis/usage/v2/summary", params={"by": "model"})
+        return answer.status_code == 200 and bool(answer.json()["sums"])
+
+    await until(kept)
+
+
 HOSTILE = '<img src=x onerror="window.stolen=1"><script>window.stolen=1</script>'
+
+
+USED = {
+    "by": ["model"],
+    "sums": [
+        {"group": [HOSTILE], "requests": 3, "input_tokens": 1200, "cost_micros": 1_234_567, "unpriced": 1},
+        {"group": [""], "requests": 2, "cost_micros": 0, "unpriced": 2},
+    ],
+    "total": {"requests": 5, "cost_micros": 1_234_567, "unpriced": 3},
+}
+"""A summary as the gateway writes it."""
 
 
 async def test_no_name_or_message_becomes_markup(tmp_path: Path) -> None:
@@ -171,10 +197,15 @@ async def test_no_name_or_message_becomes_markup(tmp_path: Path) -> None:
             await console.page.locator(".turn.broken", has_text="onerror").wait_for()
             console.complaints = [one for one in console.complaints if "400" not in one]
             console.expected += ("status of 400",)
+            await console.page.route("**/apis/usage/v2/summary?*", lambda route: route.fulfill(json=USED))
             for view in VIEWS[1:]:
                 await console.go(view)
-                if view in {"Providers", "Keys"}:
+                if view in {"Providers", "Usage", "Keys"}:
                     assert HOSTILE in await console.text(), view
+                if view == "Usage":
+                    text = await console.text()
+                    assert "$1.23 and 1 without a price" in text
+                    assert "unknown: no price" in text
             await console.open(f"explain?model={HOSTILE}")
             assert await console.page.evaluate("window.stolen") is None
             assert await console.page.locator("main img, main script").count() == 0

@@ -1,4 +1,4 @@
-"""The console with auth on: keys that stay in memory, what a role may not do, and an issuer's users by code and PKCE."""
+"""The console with auth on: keys that stay in memory, what a role may not do, users of an issuer by code and PKCE."""
 
 from __future__ import annotations
 
@@ -65,31 +65,30 @@ async def test_a_key_opens_what_its_role_allows(tmp_path: Path) -> None:
 
 
 async def test_a_key_is_made_shown_once_and_revoked(tmp_path: Path) -> None:
-    async with junctor(tmp_path, JUNCTOR_AUTH="on") as one, chromium() as browser:
-        async with looking(browser, one.url) as console:
-            page = console.page
-            await console.open("keys", ready=False)
-            await console.sign_in(ADMIN_KEY)
-            await page.get_by_label("What for").fill("a search")
-            await page.get_by_label("Days").fill("30")
-            await page.get_by_role("button", name="Create key").click()
-            value = await page.locator(".notice pre").inner_text()
-            answer = await one.http.get("/v1/models", headers={"authorization": f"Bearer {value}"})
-            assert answer.status_code == 200
-            row = page.get_by_role("row").filter(has_text="a search")
-            await row.wait_for()
-            await page.get_by_role("button", name="I have it").click()
-            assert value not in await page.content()
-            await console.go("Providers")
-            await console.go("Keys")
-            assert value not in await page.content()
-            await row.get_by_role("button", name="Revoke").click()
-            await row.get_by_role("button", name="Revoke for good?").click()
-            await row.wait_for(state="detached")
-            await page.get_by_role("button", name="Sign out").click()
-            await page.get_by_text("You are signed out").wait_for()
-            await console.open("keys", ready=False)
-            await page.get_by_role("heading", name="Sign in").wait_for()
+    async with junctor(tmp_path, JUNCTOR_AUTH="on") as one, chromium() as browser, looking(browser, one.url) as console:
+        page = console.page
+        await console.open("keys", ready=False)
+        await console.sign_in(ADMIN_KEY)
+        await page.get_by_label("What for").fill("a search")
+        await page.get_by_label("Days").fill("30")
+        await page.get_by_role("button", name="Create key").click()
+        value = await page.locator(".notice pre").inner_text()
+        answer = await one.http.get("/v1/models", headers={"authorization": f"Bearer {value}"})
+        assert answer.status_code == 200
+        row = page.get_by_role("row").filter(has_text="a search")
+        await row.wait_for()
+        await page.get_by_role("button", name="I have it").click()
+        assert value not in await page.content()
+        await console.go("Providers")
+        await console.go("Keys")
+        assert value not in await page.content()
+        await row.get_by_role("button", name="Revoke").click()
+        await row.get_by_role("button", name="Revoke for good?").click()
+        await row.wait_for(state="detached")
+        await page.get_by_role("button", name="Sign out").click()
+        await page.get_by_text("You are signed out").wait_for()
+        await console.open("keys", ready=False)
+        await page.get_by_role("heading", name="Sign in").wait_for()
 
 
 async def know_the_console(console: Console, url: str, seen: list[dict[str, list[str]]]) -> None:
@@ -152,7 +151,14 @@ async def test_answers_of_an_issuer_that_belong_to_no_sign_in(tmp_path: Path) ->
 
             await page.get_by_role("button", name="Sign in at").click()
             await page.get_by_role("button", name="Deny").click()
-            await page.get_by_role("alert").filter(has_text="The issuer refused").wait_for()
+            await page.get_by_role("alert").filter(has_text="belongs to no sign-in").wait_for()  # it says no state
+            assert page.url == f"{one.url}/console"
+
+            await page.get_by_role("button", name="Sign in at").click()
+            await page.get_by_role("button", name="Deny").wait_for()
+            state = parse_qs(urlsplit(page.url).query)["state"][0]
+            await page.goto(f"{one.url}/console?error=access_denied&state={state}")
+            await page.get_by_role("alert").filter(has_text="The issuer refused: access_denied").wait_for()
 
             await page.get_by_role("button", name="Sign in at").click()
             await page.get_by_role("button", name="jane").first.wait_for()

@@ -35,11 +35,12 @@ export function table(caption, columns, rows, { rowClass = () => null } = {}) {
   );
 }
 
-const GOOD = new Set(["READY", "ACTIVE", "complete", "policy", "pinned"]);
+const GOOD = new Set(["READY", "ACTIVE", "complete", "policy", "pinned", "streams"]);
 const WARN = new Set(["CREATED", "PENDING", "DRAINING", "resting", "probing", "full", "attempt_cap", "draining"]);
+const BAD = new Set(["ERROR", "LOST", "DISABLED", "not complete", "ejected", "disabled", "not_ready", "no_secret"]);
 
 export function badge(text) {
-  return h("span", { class: `badge ${GOOD.has(text) ? "good" : WARN.has(text) ? "warn" : "bad"}` }, text);
+  return h("span", { class: `badge ${GOOD.has(text) ? "good" : WARN.has(text) ? "warn" : BAD.has(text) ? "bad" : ""}` }, text);
 }
 
 /** Says that there is nothing, and what to do about it. */

@@ -33,7 +33,7 @@ export function returned() {
   const query = new URLSearchParams(location.search);
   const held = sessionStorage.getItem(KEY);
   sessionStorage.removeItem(KEY);
-  if (!query.has("state") || !(query.has("code") || query.has("error"))) return null;
+  if (!query.has("code") && !query.has("error")) return null;
   let sent = null;
   try {
     sent = JSON.parse(held ?? "null");

@@ -20,7 +20,7 @@ export async function usage(place, { signal }) {
       replace(result, shown(answer, by.options[by.selectedIndex].text));
     } catch (error) {
       if (error.name === "AbortError") return;
-      if (error.status === 404 && error.code !== "resource_not_found") replace(result, empty("Usage is not available at this gateway.", null));
+      if ((error.status === 404 && error.code !== "resource_not_found") || error.status === 501) replace(result, empty("Usage is not available at this gateway.", null));
       else replace(result, trouble(error));
     }
   };
