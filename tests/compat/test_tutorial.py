@@ -24,6 +24,7 @@ from tests.ports import free_port
 
 PAGE = Path(__file__).parents[2] / "docs" / "tutorial.md"
 BIN = Path(sys.executable).parent
+KEY = "the-administrators-key-of-the-tutorial"
 SECONDS = 90
 """Bound of one snippet; only ends one that hangs."""
 _BLOCK = re.compile(r"^```(\w+)(?: (\w+))?\n(.*?)^```$", re.M | re.S)
@@ -58,7 +59,8 @@ SNIPPETS = snippets(PAGE.read_text())
 class Terminal:
     """A user's shell: runs what the page says, with free ports in place of the page's."""
 
-    def __init__(self, folder: Path, litellm: Callable[[], Path]) -> None:
+    def __init__(self, folder: Path, litellm: Callable[[], Path], *, auth: bool = False) -> None:
+        """``auth``: junctor is run with auth on, and the key of its administrator is in every environment."""
         self._folder = folder
         self._litellm = litellm
         self._demo = str(free_port())
@@ -73,6 +75,13 @@ class Terminal:
             "JUNCTOR_GRPC_TARGET": f"localhost:{grpc}",
             "OPENAI_BASE_URL": f"http://localhost:{edge}/v1",
         }
+        if auth:
+            self._environment |= {
+                "JUNCTOR_AUTH": "on",
+                "JUNCTOR_ADMIN_KEY": KEY,
+                "JUNCTOR_ACCESS_TOKEN": KEY,
+                "OPENAI_API_KEY": KEY,
+            }
 
     def serve(self, snippet: Snippet, stack: ExitStack) -> None:
         """Start a server, and wait for the line that says it is there."""
@@ -119,15 +128,17 @@ class Terminal:
         process.wait(SECONDS)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="module", params=[False, True], ids=["auth-off", "auth-on"])
 def terminal(
-    tmp_path_factory: pytest.TempPathFactory, environment: Callable[[str, Callable[[], Path]], Path]
+    request: pytest.FixtureRequest,
+    tmp_path_factory: pytest.TempPathFactory,
+    environment: Callable[[str, Callable[[], Path]], Path],
 ) -> Iterator[tuple[Terminal, ExitStack]]:
     def litellm() -> Path:
         return environment("litellm", lambda: environments.python_with("vendors"))
 
     with ExitStack() as stack:
-        yield Terminal(tmp_path_factory.mktemp("tutorial"), litellm), stack
+        yield Terminal(tmp_path_factory.mktemp("tutorial"), litellm, auth=request.param), stack
 
 
 def pattern(expected: str) -> re.Pattern[str]:
