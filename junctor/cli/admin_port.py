@@ -41,6 +41,7 @@ class AdminPort:
 
     url: str
     token: str
+    seconds: float = SECONDS
 
     def debug(self, question: str, body: Any = None) -> dict[str, Any]:
         """Ask below ``/debug/``, or change it with a body; answers by the name of each process."""
@@ -64,15 +65,18 @@ class AdminPort:
         if arguments.get("json") is None:
             arguments.pop("json", None)
         try:
-            with httpx.Client(timeout=SECONDS, trust_env=not here) as client:
+            with httpx.Client(timeout=self.seconds, trust_env=not here) as client:
                 return client.request(method, f"{self.url.rstrip('/')}{path}", **arguments)
         except httpx.HTTPError as error:
             said = "no answer in time" if isinstance(error, httpx.TimeoutException) else "cannot connect"
             raise Failure(f"{self.url}: {said}; is --admin-port set there?") from None
 
 
-def ports(urls: list[str] | None, token_file: str) -> list[AdminPort]:
-    """Return the admin ports that a command is about. Raises Failure without the token, a usage error without any."""
+def ports(urls: list[str] | None, token_file: str, *, seconds: float = SECONDS) -> list[AdminPort]:
+    """Return the admin ports that a command is about, ``seconds`` for each answer of theirs.
+
+    Raises Failure without the token, a usage error without any port.
+    """
     port = os.environ.get("JUNCTOR_ADMIN_PORT", "")
     given = urls or ([f"http://127.0.0.1:{port}"] if port else [])
     if not given:
@@ -81,7 +85,7 @@ def ports(urls: list[str] | None, token_file: str) -> list[AdminPort]:
         if not url.startswith(("http://", "https://")):
             raise typer.BadParameter(f"'{url}' is no http or https URL", param_hint="--admin")
     token = read_token(token_file)
-    return [AdminPort(url, token) for url in given]
+    return [AdminPort(url, token, seconds) for url in given]
 
 
 def read_token(token_file: str) -> str:

@@ -12,19 +12,24 @@ import platform
 import tarfile
 import time
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, TypeVar
 
 import typer
 
-from junctor.cli.admin_port import Admin, AdminPort, TokenFile, ports
+from junctor.cli.admin_port import SECONDS, Admin, AdminPort, TokenFile, ports
 from junctor.cli.crud import examples, group
 from junctor.cli.failure import Failure
 from junctor.cli.session import Session, connected
 from junctor.declare import execute
 from junctor.declare.kinds import PROVIDER, VIRTUAL_MODEL, WORKSPACE, Kind
 from junctor.errors import JunctorError
+from junctor.request import Request
+from junctor.resources import kinds
+
+T = TypeVar("T")
 
 app = group("Help when something is wrong.", "junctor debug bundle --admin http://127.0.0.1:9090")
 
@@ -53,17 +58,20 @@ def bundle(
     admin: Admin = None,
     token_file: TokenFile = "",
     out: Annotated[str, typer.Option("--out", metavar="FILE", help="The file [junctor-debug-TIME.tar.gz].")] = "",
+    timeout: Annotated[float, typer.Option(metavar="SECONDS", min=0.1, help="For each answer.")] = SECONDS,
 ) -> None:
-    """Write versions, settings, revisions, the last calls, tasks and metrics of each process to one .tar.gz file.
+    """Write what each process knows of itself to one file.
+
+    Versions, settings, revisions, the last calls, tasks and metrics, as .tar.gz.
 
     Secrets are in none of it: no values, keys, tokens, passwords, headers, no content of requests and answers.
     Exit codes: 0 everything was reached, 1 something was not (manifest.json in the file says what).
     """
     missing: dict[str, str] = {}
     files = dict(_client(session))
-    files |= _edge(session, missing)
+    files |= _edge(session, missing, timeout)
     try:
-        processes = ports(admin, token_file)
+        processes = ports(admin, token_file, seconds=timeout)
     except (Failure, typer.BadParameter) as error:
         missing["processes"], processes = str(error), []
     for number, process in enumerate(processes, 1):
@@ -89,15 +97,18 @@ def _client(session: Session) -> Iterator[tuple[str, str]]:
     yield "client.json", _json(about)
 
 
-def _edge(session: Session, missing: dict[str, str]) -> dict[str, str]:
+def _edge(session: Session, missing: dict[str, str], seconds: float) -> dict[str, str]:
+    def send(request: Request[T]) -> T:
+        return session.client.send(replace(request, timeout=seconds))  # one that hangs is why this is asked
+
     try:
-        found = {"edge/status.json": _json(session.client.status())}
-        workspaces = [str(each["name"]) for each in execute.every(session.client.send, WORKSPACE, "")]
+        found = {"edge/status.json": _json(send(kinds.status()))}
+        workspaces = [str(each["name"]) for each in execute.every(send, WORKSPACE, "")]
         for kind, fields in _TOLD.items():
             rows = [
                 {field: each.get(field) for field in fields}
                 for workspace in workspaces
-                for each in execute.every(session.client.send, kind, workspace)
+                for each in execute.every(send, kind, workspace)
             ]
             found[f"edge/{kind.name}.json"] = _json(rows)
     except JunctorError as error:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import socket
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,19 @@ async def test_a_bundle_of_what_can_be_reached_says_what_could_not(tmp_path: Pat
         assert f"not in it: process-1 ({nobody}): {nobody}: cannot connect" in started.stderr
     manifest = json.loads(contents(out)["junctor-debug/manifest.json"])
     assert set(manifest["not_reached"]) == {"edge", f"process-1 ({nobody})"}
+
+
+async def test_a_process_that_hangs_holds_nothing_up(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("t" * 43)
+    out = tmp_path / "bundle.tar.gz"
+    with socket.create_server(("127.0.0.1", 0)) as hangs:  # the kernel takes connections, and nobody answers
+        url = f"http://127.0.0.1:{hangs.getsockname()[1]}"
+        flags = ("--admin", url, "--token-file", str(tmp_path / "token"), "--out", str(out), "--timeout", "0.2")
+        async with command(tmp_path / "cli", "debug", "bundle", *flags, JUNCTOR_BASE_URL=url) as started:
+            assert await started.ended() == 1
+            assert f"{url}: no answer in time" in started.stderr
+    manifest = json.loads(contents(out)["junctor-debug/manifest.json"])
+    assert set(manifest["not_reached"]) == {"edge", f"process-1 ({url})"}
 
 
 @pytest.mark.parametrize("workers", ["1", "2"], ids=["one process", "two workers"])
