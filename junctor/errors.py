@@ -11,7 +11,7 @@
     ├── Unauthenticated · PermissionDenied
     ├── Unavailable              Overloaded · PeerUnavailable · NotReady · RevisionNotReached ·
     │                            StoreUnavailable
-    ├── TooLarge · NotSupported · InternalError
+    ├── LimitExceeded · TooLarge · NotSupported · InternalError
     └── UpstreamError            UpstreamUnreachable · UpstreamTimeout · UpstreamInvalid ·
                                  UpstreamRejected · StreamBroken
 

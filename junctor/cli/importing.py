@@ -54,7 +54,9 @@ def litellm_command(
     owner: _Owner = "",
     inline_secrets: _Inline = False,
 ) -> None:
-    """Convert LiteLLM's config.yaml; every entry is reported as taken, changed or not possible.
+    """Convert LiteLLM's config.yaml, with a report.
+
+    Every entry is reported as taken, changed or not possible.
 
     Exit codes: 0 everything was taken or changed, 1 it failed, 2 something was not possible, or wrong usage.
     """
@@ -77,7 +79,9 @@ def nemo_command(
     to: Annotated[str, typer.Option("--to", help="With --apply: where junctor is.", show_default=False)] = "",
     owner: _Owner = "",
 ) -> None:
-    """Convert what the NeMo platform at --base-url has in a workspace; every entry is reported.
+    """Convert a workspace of a NeMo platform, with a report.
+
+    It is read from the platform at --base-url; every entry is reported.
 
     Exit codes: 0 everything was taken or changed, 1 it failed, 2 something was not possible, or wrong usage.
     """

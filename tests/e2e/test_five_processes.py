@@ -27,7 +27,16 @@ NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 REGISTRIES = ("access-control", "model-registry", "provider-registry")
 EVERY = (*PORTS, GATEWAY)
 SERVICES = {
-    "access-control": {"junctor.v1.Workspaces"},
+    "access-control": {
+        *(
+            "junctor.v1.Workspaces",
+            "junctor.v1.Keys",
+            "junctor.v1.Members",
+            "junctor.v1.Audit",
+            "junctor.v1.AccessSync",
+        ),
+        *("junctor.v1.Usage", "junctor.v1.Prices", "junctor.v1.UsageSink", "junctor.v1.Quota"),
+    },
     "model-registry": {"junctor.v1.ModelRegistry", "junctor.v1.VirtualModels", "junctor.v1.ProviderSync"},
     "provider-registry": {"junctor.v1.ProviderRegistry", "junctor.v1.SecretStore", "junctor.v1.SecretAccess"},
     "inference-router": {"junctor.v1.InferenceRouter", "junctor.v1.Inference", "junctor.v1.RouterPeers"},

@@ -61,7 +61,7 @@ def test_envelope_of_a_reason(reason: str, status: int) -> None:
     headers = dict(response.headers)
     assert response.status == status
     assert json.loads(response.body) == {
-        "detail": error.message,
+        "detail": "Forbidden" if reason == "PERMISSION_DENIED" else error.message,
         "error": {"message": error.message, "type": ROWS[reason].type, "code": ROWS[reason].code},
     }
     assert headers[b"content-type"] == b"application/json"

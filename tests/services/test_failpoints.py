@@ -18,6 +18,7 @@ import sqlalchemy as sa
 from junctor.errors import PeerUnavailable, ResourceNotFound, StoreUnavailable, Unavailable
 from services.provider_registry.schedule import DISCOVERY
 from services.provider_registry.secret_store import VALUES
+from services.runtime.journal import OUTBOX
 from services.runtime.resources import resource_table
 from tests.cluster import until
 from tests.e2e.faults import CAN, Faults
@@ -93,12 +94,14 @@ async def dead_and_back(running: Registries, failpoint: Path) -> None:
 
 
 async def settled(running: Registries) -> None:
-    """Wait until discovery has nothing to write any more: the log and the tables are then read in two steps."""
+    """Wait until neither discovery nor the record has anything to write: the log and the tables are read in two steps."""
     providers = resource("provider", running.peers)
 
     async def ready() -> bool:
         table = resource_table("providers")
         names = [row.name for row in await running.rows(SERVICE, sa.select(table.c.name))]
+        if await running.rows(SERVICE, sa.select(OUTBOX.c.revision)):
+            return False
         return all([await _settled_one(providers, name) for name in names])
 
     await until(ready, seconds=PATIENCE)
