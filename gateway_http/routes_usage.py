@@ -155,7 +155,8 @@ class _Usage:
 
     async def _summary(self, call: Call) -> tuple[Sequence[str], pb.SummarizeUsageResponse]:
         since, until = between(call)
-        by = [value for name, value in call.query if name == "by"]
+        given = (value for name, values in call.query if name == "by" for value in values.split(","))
+        by = [value for value in given if value]
         request = pb.SummarizeUsageRequest(
             workspace=call.parameter("workspace"), by=by, filter=wanted(call), since=since, until=until
         )

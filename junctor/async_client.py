@@ -21,6 +21,7 @@ from junctor.resources.awaited import (
     AsyncWorkspaces,
 )
 from junctor.resources.gateway_awaited import AsyncGateway
+from junctor.resources.usage_awaited import AsyncPrices, AsyncUsage
 from junctor.retries import MAX_RETRIES, RetryPolicy
 from junctor.transport import ANSWER_SECONDS, AsyncTransport, Options
 
@@ -81,6 +82,8 @@ class AsyncClient:
         self.keys = AsyncKeys(self._transport)
         self.members = AsyncMembers(self._transport)
         self.audit = AsyncAudit(self._transport)
+        self.usage = AsyncUsage(self._transport)
+        self.prices = AsyncPrices(self._transport)
 
     @property
     def grpc(self) -> AsyncGrpcInference:

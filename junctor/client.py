@@ -15,6 +15,7 @@ from junctor.resources import kinds
 from junctor.resources.access_blocking import Audit, Keys, Members
 from junctor.resources.blocking import Models, Providers, Secrets, ServedModels, VirtualModels, Workspaces
 from junctor.resources.gateway_blocking import Gateway
+from junctor.resources.usage_blocking import Prices, Usage
 from junctor.retries import MAX_RETRIES, RetryPolicy
 from junctor.transport import ANSWER_SECONDS, Options, Transport
 
@@ -76,6 +77,8 @@ class Client:
         self.keys = Keys(self._transport)
         self.members = Members(self._transport)
         self.audit = Audit(self._transport)
+        self.usage = Usage(self._transport)
+        self.prices = Prices(self._transport)
 
     @property
     def grpc(self) -> GrpcInference:

@@ -181,8 +181,8 @@ class ServedModel(Record):
 
 _READERS: Mapping[str, Callable[[Any], Any]] = {
     **dict.fromkeys(("created_at", "updated_at", "last_attempt", "next_attempt"), _time),
-    **dict.fromkeys(("expires_at", "revoked_at", "granted_at", "time"), _time),
-    **dict.fromkeys(("model_providers", "enabled_models", "static_models", "roles", "scopes"), _strings),
+    **dict.fromkeys(("expires_at", "revoked_at", "granted_at", "time", "valid_from"), _time),
+    **dict.fromkeys(("model_providers", "enabled_models", "static_models", "roles", "scopes", "group"), _strings),
     **dict.fromkeys(("adapters", "models"), tuple),
     "api_endpoint": ApiEndpoint.read,
     "served_models": _mappings,

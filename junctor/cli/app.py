@@ -66,6 +66,8 @@ BUILT_IN = {
     "keys": CommandSpec("junctor.cli.keys:app", "API keys: who may call, and what."),
     "members": CommandSpec("junctor.cli.members:app", "Members of a workspace: who has which roles."),
     "audit": CommandSpec("junctor.cli.audit:app", "The record of writes and refused calls."),
+    "usage": CommandSpec("junctor.cli.usage:app", "What requests used and cost."),
+    "prices": CommandSpec("junctor.cli.prices:app", "What a million tokens of a model cost."),
     "wait": CommandSpec("junctor.cli.wait:app", "Wait until something is ready."),
     "status": CommandSpec("junctor.cli.status:command", "Services, catalog and providers at a glance."),
     "debug": CommandSpec("junctor.cli.bundle:app", "One file for those who help: no secrets in it."),
