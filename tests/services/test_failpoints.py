@@ -94,7 +94,7 @@ async def dead_and_back(running: Registries, failpoint: Path) -> None:
 
 
 async def settled(running: Registries) -> None:
-    """Wait until neither discovery nor the record has anything to write: the log and the tables are read in two steps."""
+    """Wait until neither discovery nor the record has anything to write: log and tables are read in two steps."""
     providers = resource("provider", running.peers)
 
     async def ready() -> bool:
