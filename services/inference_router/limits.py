@@ -54,25 +54,38 @@ class Subject:
         """Calls under way, of a workspace: its ``concurrency`` holds here, a key's where it is proven."""
 
 
+class Counted:
+    """What the calls of one caller to one workspace count against, until a window ends or a limit changes."""
+
+    __slots__ = ("room", "space", "told", "until", "windows")
+
+    def __init__(self, mine: Subject | None, room: Subject | None, space: Limits | None) -> None:
+        """``mine``: the key; ``room``: the workspace, of which ``space`` are the limits."""
+        of_key, of_room = mine.windows if mine else (), room.windows if room else ()
+        self.windows = (*of_key, *of_room)
+        self.told = tuple(tightest(self.windows)) if of_key and of_room else self.windows
+        self.room = room
+        self.space = space
+        self.until = min([subject.until for subject in (mine, room) if subject is not None], default=0.0)
+
+
 class Hold:
     """What one call has reserved."""
 
-    __slots__ = ("amounts", "room", "tokens", "told", "windows")
+    __slots__ = ("amounts", "counted", "tokens", "told")
 
-    def __init__(self, windows: Sequence[Window], amounts: Sequence[int], told: Headers) -> None:
-        self.windows = windows
+    def __init__(self, counted: Counted, amounts: Sequence[int], told: Headers) -> None:
+        self.counted = counted
         self.amounts = amounts
         self.told = told
         """Header fields of the answer."""
-        self.room: Subject | None = None
-        """Where the call counts as running."""
         self.tokens = (0, 0)
         """What was expected to go in, and to come out."""
 
     @property
     def has_budget(self) -> bool:
         """Tell whether what the call costs is counted."""
-        return any(window.unit is _COST for window in self.windows)
+        return any(window.unit is _COST for window in self.counted.windows)
 
 
 class _Waiter:
@@ -106,6 +119,7 @@ class Limiter:
         self._fail_open = fail_open
         self._patience = patience
         self._subjects: dict[str, Subject] = {}
+        self._plans: dict[tuple[Caller, str], Counted] = {}
         self._waiters: list[_Waiter] = []
 
     # -- a call
@@ -121,49 +135,68 @@ class Limiter:
 
     async def admit(self, caller: Caller, workspace: str, *, tokens: int, cost: int | None) -> Hold:
         """Reserve what a call may use; ``cost`` None: its price is not known. Raises LimitExceeded, PeerUnavailable."""
+        hold = self.reserve(caller, workspace, tokens, cost)
+        if hold is not None:
+            return hold
         now = self.clock()
-        room = None
-        windows: Sequence[Window] = ()
-        if caller.limits.counted:
-            windows = self._subject(caller.principal, caller.limits, now).windows
-        if self.workspaces and workspace in self.workspaces:
-            room = self._subject(f"workspace:{workspace}", self.workspaces[workspace], now)
-            _require_room(room, workspace)
-            windows = (*windows, *room.windows)
-        told = tightest(windows) if room is not None else windows
-        amounts: list[int] = []
-        fits = True
-        for window in windows:
-            unit = window.unit
-            amount = 1
-            if unit is not _REQUESTS:
-                amount = tokens if unit is _TOKENS else cost or 0
-                # What never fits would never be served: it may have a whole window.
-                amount = amount if amount < window.allowed else window.allowed
-            amounts.append(amount)
-            fits = fits and (window.left >= amount)
-        if fits:
-            self._take(windows, amounts)
+        counted = self._counted(caller, workspace, now)
+        amounts = _amounts(counted.windows, tokens, cost or 0)
+        room = counted.room
+        if room is None:
+            await self._await(counted.windows, amounts)
         else:
-            await self._await_in(room, windows, amounts)
-        hold = Hold(windows, amounts, fields_of(told, now))
+            room.running += 1  # who waits counts, or too many would be let in together
+            try:
+                await self._await(counted.windows, amounts)
+            except BaseException:
+                room.running -= 1
+                raise
+        return Hold(counted, amounts, fields_of(counted.told, now))
+
+    def reserve(self, caller: Caller, workspace: str, tokens: int, cost: int | None) -> Hold | None:
+        """Do as :meth:`admit` if what is needed is here; None: it has to be waited for. Raises LimitExceeded."""
+        now = self.clock()
+        counted = self._plans.get((caller, workspace))
+        if counted is None or now >= counted.until or counted.space is not self.workspaces.get(workspace):
+            counted = self._counted(caller, workspace, now)
+        room = counted.room
+        if room is not None:
+            _require_room(room, workspace)
+        windows = counted.windows
+        amounts = _amounts(windows, tokens, cost or 0)
+        for window, amount in zip(windows, amounts):  # noqa: B905 - of one length, and this is every call's way
+            if window.left < amount:
+                return None
+        for window, amount in zip(windows, amounts):  # noqa: B905 - as above
+            window.left = left = window.left - amount
+            if left <= window.low and self.lessor is not None:
+                self.lessor.ask(window)
         if room is not None:
             room.running += 1
-            hold.room = room
-        return hold
+        return Hold(counted, amounts, fields_of(counted.told, now))
+
+    def _counted(self, caller: Caller, workspace: str, now: float) -> Counted:
+        """Gather the windows that a caller's calls to a workspace count against now."""
+        if len(self._plans) >= _SUBJECTS:
+            self._plans.clear()
+        space = self.workspaces.get(workspace)
+        mine = self._subject(caller.principal, caller.limits, now) if caller.limits.counted else None
+        room = None if space is None else self._subject(f"workspace:{workspace}", space, now)
+        self._plans[caller, workspace] = counted = Counted(mine, room, space)
+        return counted
 
     def settle(self, hold: Hold, *, requests: int, tokens: int, cost: int) -> None:
         """Count what a call has used instead of what it reserved; once."""
-        lessor = self.lessor
-        for window, amount in zip(hold.windows, hold.amounts, strict=True):
+        counted = hold.counted
+        for window, amount in zip(counted.windows, hold.amounts):  # noqa: B905 - of one length
             unit = window.unit
             used = requests if unit is _REQUESTS else tokens if unit is _TOKENS else cost
             if used != amount:
-                window.left += amount - used
-                if window.left < 0 and lessor is not None:
-                    lessor.ask(window)  # the others have to know
-        if hold.room is not None:
-            hold.room.running -= 1
+                window.left = left = window.left + amount - used
+                if left < 0 and self.lessor is not None:
+                    self.lessor.ask(window)  # the others have to know
+        if counted.room is not None:
+            counted.room.running -= 1
         if self._waiters:
             self.answered()
 
@@ -174,17 +207,6 @@ class Limiter:
                 self.lessor.ask(window)
 
     # -- what is not here at once
-
-    async def _await_in(self, room: Subject | None, windows: Sequence[Window], amounts: Sequence[int]) -> None:
-        """Wait as :meth:`_await`; who waits counts as running, or too many would be let in together."""
-        if room is None:
-            await self._await(windows, amounts)
-            return
-        room.running += 1
-        try:
-            await self._await(windows, amounts)
-        finally:
-            room.running -= 1
 
     async def _await(self, windows: Sequence[Window], amounts: Sequence[int]) -> None:
         """Take from windows of which too little is held: wait for a lease, within bounds."""
@@ -284,6 +306,9 @@ class Limiter:
             if window.spent + amount > max(1, window.allowed // self.holders):
                 raise exceeded(window, amount, windows, self.clock())
         self._take(windows, amounts)
+        for window in windows:
+            if window.left < 0 and self.lessor is not None:
+                self.lessor.ask(window)  # told as soon as somebody listens
 
     # -- windows
 
@@ -328,6 +353,19 @@ def _wanted(limits: Limits) -> list[tuple[Unit, int, Period]]:
     if limits.budget is not None:
         wanted.append((Unit.COST, limits.budget.micros, Period(limits.budget.period)))
     return wanted
+
+
+def _amounts(windows: Sequence[Window], tokens: int, cost: int) -> list[int]:
+    """Return what a call takes of each window. What is more than all of it would never be served: it takes all."""
+    amounts = []
+    for window in windows:
+        unit = window.unit
+        if unit is _REQUESTS:
+            amounts.append(1)
+        else:
+            amount = tokens if unit is _TOKENS else cost
+            amounts.append(amount if amount < window.allowed else window.allowed)
+    return amounts
 
 
 def _require_room(room: Subject, workspace: str) -> None:

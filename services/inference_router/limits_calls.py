@@ -21,6 +21,7 @@ BYTES_PER_TOKEN: Final = 4
 OUTPUT_TOKENS: Final = 1_024
 """Tokens that are expected to come out of a call that does not say how many it wants at most."""
 _MOST_OUTPUT = 10**9
+_MARK, _BEFORE, _AFTER = b'_tokens"', 16, 64
 
 # Inside of a JSON text the quotes would be escaped, so this is a key, if maybe of a nested object: the largest counts.
 _LIMIT = re.compile(rb'"max_(?:completion_|output_)?tokens"\s*:\s*(\d{1,10})')
@@ -45,12 +46,17 @@ class CallLimits:
         limiter = self.limiter
         if not limiter.concerns(caller, workspace):
             return None
-        large = len(call.body) > LARGE
-        expected = await asyncio.to_thread(expected_tokens, call) if large else expected_tokens(call)
         cost = None
+        if len(call.body) <= LARGE:
+            expected = expected_tokens(call)
+        else:
+            expected = await asyncio.to_thread(expected_tokens, call)
         if self.prices is not None and limiter.has_budget(caller, workspace):
             cost = self.prices.cost(candidate.provider.ref, candidate.upstream_id, *expected)
-        hold = await limiter.admit(caller, workspace, tokens=expected[0] + expected[1], cost=cost)
+        tokens = expected[0] + expected[1]
+        hold = limiter.reserve(caller, workspace, tokens, cost)
+        if hold is None:
+            hold = await limiter.admit(caller, workspace, tokens=tokens, cost=cost)
         hold.tokens = expected
         return hold
 
@@ -72,9 +78,13 @@ def expected_tokens(call: Call) -> tuple[int, int]:
     taken = -(-len(body) // BYTES_PER_TOKEN)
     if call.path.endswith(b"embeddings"):
         return taken, 0
-    if b'_tokens"' in body and (found := _LIMIT.findall(body)):
-        return taken, min(max(map(int, found)), _MOST_OUTPUT)
-    return taken, OUTPUT_TOKENS
+    asked = -1
+    at = body.find(_MARK)
+    while at >= 0:  # a search of the whole body by the pattern would take several times as long
+        if (found := _LIMIT.search(body, max(0, at - _BEFORE), at + _AFTER)) is not None:
+            asked = max(asked, min(int(found[1]), _MOST_OUTPUT))
+        at = body.find(_MARK, at + 1)
+    return taken, OUTPUT_TOKENS if asked < 0 else asked
 
 
 def used_tokens(hold: Hold, attempts: Attempts | None, outcome: Outcome | None) -> tuple[bool, tuple[int, int, int]]:

@@ -51,7 +51,10 @@ def fields_of(windows: Iterable[Window], now: float) -> Headers:
         if unit is Unit.COST:
             continue
         remaining = window.allowed - window.others - window.granted + window.left
-        fields.append((_LIMIT[unit], b"%d" % window.allowed))
+        limit = window.told
+        if limit is None or limit[0] != window.allowed:
+            limit = window.told = (window.allowed, (_LIMIT[unit], b"%d" % window.allowed))
+        fields.append(limit[1])
         fields.append((_REMAINING[unit], b"%d" % (remaining if remaining > 0 else 0)))
         fields.append(_RESETS[unit][min(max(-int((now - window.end) // 1), 0), _MINUTE)])
     return fields

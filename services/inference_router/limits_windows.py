@@ -48,7 +48,7 @@ class Window:
 
     __slots__ = (
         "allowed", "asked", "end", "full_for", "full_until", "granted", "heard", "left", "low", "others", "reported",
-        "seen", "start", "subject", "unit", "used_by_all",
+        "seen", "start", "subject", "told", "unit", "used_by_all",
     )  # fmt: skip
 
     def __init__(self, subject: str, unit: Unit, allowed: int, span: tuple[int, int]) -> None:
@@ -76,6 +76,8 @@ class Window:
         self.full_for = 0
         """This much was refused, and nothing has changed since as far as is known until :attr:`full_until`."""
         self.full_until = 0.0
+        self.told: tuple[int, tuple[bytes, bytes]] | None = None
+        """How much is allowed, and the header field that says it."""
         self.seen = 0
         """What was spent at the last look for idle ones."""
 
