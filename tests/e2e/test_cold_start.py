@@ -60,8 +60,16 @@ async def with_secret(access: Access, upstream: ScriptedUpstream) -> Thread:
     keyed = {"host_url": upstream.url, "api_key_secret_name": "key"}
     changed = await access.http.put(f"{core.MODELS}/default/providers/up", json=keyed)
     assert changed.status_code == 200, changed.text
-    await until(lambda: shows_key(t), seconds=PATIENCE)
+    await until(lambda: takes_key(t), seconds=PATIENCE)
     return t
+
+
+async def takes_key(t: Thread) -> bool:
+    """Tell whether the key has arrived: a provider that was just given one takes no calls without it."""
+    body = {"model": t.entity, "messages": core.MESSAGES}
+    if (await t.http.post("/v1/chat/completions", json=body)).status_code != 200:
+        return False
+    return await shows_key(t)
 
 
 async def shows_key(t: Thread, value: str = VALUE) -> bool:
