@@ -46,6 +46,8 @@ class Load:
     failed: list[str] = field(default_factory=list)
     pause: float = 0.0
     """Seconds that a client takes between two requests."""
+    key: str = ""
+    """What all of them show, if anything."""
     _over: asyncio.Event = field(default_factory=asyncio.Event)
 
     @asynccontextmanager
@@ -70,13 +72,16 @@ class Load:
 
     async def _http(self, number: int) -> None:
         urls = self.urls[number % len(self.urls) :] + self.urls[: number % len(self.urls)]
-        async with httpx.AsyncClient(trust_env=False, timeout=PATIENCE) as http:
+        async with httpx.AsyncClient(headers=self._shown(), trust_env=False, timeout=PATIENCE) as http:
             while not self._over.is_set():
                 await self._ask(http, urls, "models", "GET", "/apis/models/v2/workspaces/default/models")
                 for kind, stream in (("chat", False), ("stream", True)):
                     body = {"model": ENTITY, "messages": core.MESSAGES, "stream": stream}
                     await self._ask(http, urls, kind, "POST", CHAT, body)
                 await asyncio.sleep(self.pause)
+
+    def _shown(self) -> dict[str, str]:
+        return {"authorization": f"Bearer {self.key}"} if self.key else {}
 
     async def _ask(
         self, http: httpx.AsyncClient, urls: list[str], kind: str, method: str, path: str, body: object = None
@@ -104,7 +109,9 @@ class Load:
             while not self._over.is_set():
                 try:
                     # As docs/grpc.md has it: a client that waits for its connection loses no call to a restart.
-                    await InferenceStub(channel).CreateChatCompletion(request, timeout=PATIENCE, wait_for_ready=True)
+                    await InferenceStub(channel).CreateChatCompletion(
+                        request, timeout=PATIENCE, wait_for_ready=True, metadata=tuple(self._shown().items())
+                    )
                     self.answered["typed"] += 1
                 except grpc.aio.AioRpcError as error:
                     self.failed.append(f"typed: {error.code()} {error.details()}")

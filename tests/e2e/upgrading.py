@@ -75,14 +75,17 @@ class Site:
         """The command that brings all stores to a release's schema."""
         return Process(str(junctord), *REGISTRIES, "migrate", folder=self._new("migrate"), environ=self._environ)
 
-    async def exchange(self, name: str, junctord: str | Path) -> None:
-        """Start a process of a release in the free place of a service, then end the one in the other."""
+    async def exchange(self, name: str, junctord: str | Path, **settings: str) -> None:
+        """Start a process of a release in the free place of a service, then end the one in the other.
+
+        ``settings``: variables of this process and no other.
+        """
         places = self.places[name]
         old = next((place for place in places if place.process is not None), None)
         new = next(place for place in places if place.process is None)
         port = "--port" if name == GATEWAY else "--grpc-port"
         command = (name, port, str(new.port), "--admin-port", new.admin.rpartition(":")[2])
-        new.process = Process(str(junctord), *command, folder=self._new(name), environ=self._environ)
+        new.process = Process(str(junctord), *command, folder=self._new(name), environ={**self._environ, **settings})
         await new.process.start()
         if old is None:
             return
