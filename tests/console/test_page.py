@@ -129,6 +129,7 @@ async def test_the_truth_about_broken_streams(tmp_path: Path) -> None:
             broken = page.locator(".turn.broken")
             await broken.filter(has_text="what is above is not complete").wait_for()
             assert "half of" in await broken.inner_text()
+            assert "ended before it was complete" in await broken.inner_text()
             assert "req-" in await broken.inner_text()
             assert await page.locator(".facts .badge").inner_text() == "not complete"
 
