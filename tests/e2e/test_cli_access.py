@@ -25,12 +25,13 @@ NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
 async def test_a_key_from_create_to_revoke(junctor: Run) -> None:
-    bounds = ("--rpm", "60", "--tpm", "9", "--concurrency", "2", "--scope", "infer")
+    bounds = ("--rpm", "60", "--tpm", "9", "--concurrency", "2", "--budget", "2.5/day", "--scope", "infer")
     flags = ("--expires", "30d", "--models", "gpt-*", "--models", "lab/*", *bounds)
     more = ("--tag", "team=search", "--description", "ci")
     done = await junctor("keys", "create", "--role", "viewer", *flags, *more)
     made = json.loads(done.stdout)
-    limits = {"requests_per_minute": 60, "tokens_per_minute": 9, "concurrency": 2}
+    budget = {"micros": 2_500_000, "period": "day"}
+    limits = {"requests_per_minute": 60, "tokens_per_minute": 9, "concurrency": 2, "budget": budget}
     wanted = {"role": "Viewer", "models": ["gpt-*", "lab/*"], "limits": limits, "scopes": ["infer"]}
     assert made == made | wanted | {"tags": {"team": "search"}, "workspace": "default", "description": "ci"}
     assert made["value"].startswith("jnct_")
@@ -153,3 +154,16 @@ def test_roles_and_tags_as_people_write_them() -> None:
     assert tags_of(["a=b", "c=d=e"]) == {"a": "b", "c": "d=e"}
     with pytest.raises(typer.BadParameter):
         tags_of(["=x"])
+
+
+async def test_limits_of_a_workspace_are_set_kept_and_lifted(junctor: Run) -> None:
+    await junctor("workspaces", "create", "limited", "--description", "kept")
+    await junctor("workspaces", "update", "limited", "--rpm", "600", "--budget", "50/month")
+    done = await junctor("workspaces", "update", "limited", "--tpm", "9")
+    budget = {"micros": 50_000_000, "period": "month"}
+    limits = {"requests_per_minute": 600, "tokens_per_minute": 9, "concurrency": None, "budget": budget}
+    shown = json.loads(done.stdout)
+    assert (shown["limits"], shown["description"]) == (limits, "kept")
+    assert json.loads((await junctor("workspaces", "get", "limited")).stdout)["limits"] == limits
+    lifted = json.loads((await junctor("workspaces", "update", "limited", "--no-limits")).stdout)
+    assert (lifted["limits"], lifted["description"]) == (None, "kept")
