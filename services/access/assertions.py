@@ -10,6 +10,7 @@ import base64
 import binascii
 import hashlib
 import hmac
+import logging
 import time
 from collections.abc import Callable
 
@@ -29,6 +30,9 @@ _SKEW = 30.0
 _MOST = 10_000
 """Assertions that are kept, of each side."""
 _DIGEST = hashlib.sha256().digest_size
+_WARN_EVERY = 60.0
+
+_log = logging.getLogger(__name__)
 
 
 class _Said(msgspec.Struct, frozen=True, array_like=True):
@@ -50,6 +54,7 @@ class Assertions:
         self.own_credential = own_credential(token)
         self._written: dict[Identity, tuple[float, bytes]] = {}
         self._read: dict[bytes, tuple[float, Identity]] = {}
+        self._warned_at = -_WARN_EVERY
 
     def write(self, caller: Caller) -> bytes:
         """Return an assertion of who the caller is."""
@@ -88,9 +93,20 @@ class Assertions:
             raise _unfit()
         return kept[1]
 
+    def _warn(self) -> None:
+        """Say what mostly is wrong when a process that has proven to be of junctor brings an assertion that is not."""
+        now = time.monotonic()
+        if now - self._warned_at >= _WARN_EVERY:
+            self._warned_at = now
+            _log.warning(
+                "the caller that another process speaks of cannot be verified: with JUNCTOR_AUTH=on all processes need "
+                "the same service token (JUNCTOR_SERVICE_TOKEN_FILE), also where certificates prove who they are"
+            )
+
     def _verified(self, assertion: bytes) -> tuple[float, Identity]:
         body, signature = assertion[:-_DIGEST], assertion[-_DIGEST:]
         if not body or not hmac.compare_digest(hmac.digest(self._key, body, "sha256"), signature):
+            self._warn()
             raise _unfit()
         try:
             said = msgspec.msgpack.decode(body, type=_Said)

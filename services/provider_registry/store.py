@@ -67,7 +67,12 @@ PROVIDER = Kind(
     exists=lambda workspace, name: f"Model provider with workspace '{workspace}' and name '{name}' already exists",
     filterable=frozenset({"project", "status", "model_deployment_id", "description", "host_url"}),
     sortable=frozenset({"name", "status", "created_at", "updated_at"}),
-    hidden=frozenset({"default_extra_body", "default_extra_headers", "required_extra_body", "required_extra_headers"}),
+    hidden=frozenset(
+        {
+            *("default_extra_body", "default_extra_headers", "required_extra_body", "required_extra_headers"),
+            "auth_header_format",  # what stands before the key may be half of a credential
+        }
+    ),
     volatile=frozenset({"status", "status_message", "status_changed_at", "served_models"}),
 )
 

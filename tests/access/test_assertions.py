@@ -29,10 +29,12 @@ def test_arrives_as_it_was(identity: Identity) -> None:
     assert Assertions(TOKEN).read(from_text(to_text(written))) == identity
 
 
-def test_another_token_writes_nothing_that_counts() -> None:
-    written = Assertions(Secret("x" * 40)).write(Caller(JANE))
-    with pytest.raises(Unauthenticated):
-        Assertions(TOKEN).read(written)
+def test_another_token_writes_nothing_that_counts_and_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    written, reader = Assertions(Secret("x" * 40)).write(Caller(JANE)), Assertions(TOKEN)
+    for _ in range(3):
+        with pytest.raises(Unauthenticated):
+            reader.read(written)
+    assert caplog.text.count("need the same service token (JUNCTOR_SERVICE_TOKEN_FILE)") == 1
 
 
 def test_every_altered_byte_is_found() -> None:
