@@ -94,7 +94,8 @@ def text(content: Any) -> str:
         return "; ".join(_told(entry) for entry in detail)
     said = _one_line(str(error.get("message") or error.get("type") or "")) if isinstance(error, dict) else ""
     if isinstance(detail, str) and detail:
-        return said if said and detail.startswith("{") else _one_line(detail)  # a provider's own body, as text
+        bare = detail.startswith("{") or detail in responses.values()  # a provider's own body; a status in words
+        return said if said and bare else _one_line(detail)
     if said:
         return said
     return _one_line(error) if isinstance(error, str) else ""

@@ -97,6 +97,11 @@ def test_an_answer_becomes_the_error_of_its_reason_else_of_its_status(
     assert error.metadata == {"status": str(status), "request_id": "abc"}
 
 
+def test_a_status_in_words_gives_way_to_what_says_more() -> None:
+    body = {"detail": "Forbidden", "error": {"message": "This needs the role Editor in workspace 'lab'"}}
+    assert str(http_errors.from_answer(403, {}, json.dumps(body).encode(), "")).startswith("This needs the role Editor")
+
+
 def test_an_error_has_fields_provider_wait_and_the_servers_request_id() -> None:
     body = {"detail": [{"loc": ["body", "routing", "targets", 0], "msg": "bad"}, "odd"]}
     headers = {"x-request-id": "srv", "retry-after": "3"}
