@@ -12,7 +12,7 @@ import pytest
 
 from junctor.cli import snippets
 from tests.cluster import until
-from tests.console.stage import Junctor, chromium, junctor, looking, needs_chromium
+from tests.console.stage import Console, Junctor, chromium, junctor, looking, needs_chromium
 from tests.upstream import CLOSE, Json, OpenAI, ScriptedUpstream, Sse
 
 pytestmark = needs_chromium
@@ -151,6 +151,33 @@ async def test_the_truth_about_broken_streams(tmp_path: Path) -> None:
             await console.answered()
             turns = upstream.requests[-1].json()["messages"]
             assert [turn["content"] for turn in turns] == ["four"], "what broke is no part of the chat"
+            await what_is_set_is_sent(console, upstream)
+
+
+async def what_is_set_is_sent(console: Console, upstream: ScriptedUpstream) -> None:
+    """Fields of the form are in the call and in the programs that show it."""
+    page = console.page
+    await page.get_by_role("button", name="New chat").click()
+    await page.get_by_label("System prompt").fill("Be brief")
+    await page.get_by_label("Temperature").fill("0.5")
+    await page.get_by_label("Max tokens").fill("7")
+    await page.get_by_role("combobox", name="Answer").select_option("as a whole")
+    await console.ask("five")
+    await console.answered()
+    sent = upstream.requests[-1].json()
+    assert [(turn["role"], turn["content"]) for turn in sent["messages"]] == [("system", "Be brief"), ("user", "five")]
+    assert (sent["temperature"], sent["max_tokens"], sent.get("stream")) == (0.5, 7, None)
+    for tab, parts in (
+        ("curl", ('"temperature": 0.5, "max_tokens": 7,', '"role": "system", "content": "Be brief"')),
+        ("Python", ("temperature=0.5", "max_tokens=7", "Be brief")),
+        ("gRPC", ("temperature=0.5", "max_tokens=7", "Be brief", "create_chat_completion")),
+    ):
+        await page.get_by_role("tab", name=tab).click()
+        program = await page.locator("#snippet").inner_text()
+        assert all(part in program for part in parts), program
+        assert "stream=True" not in program
+        if tab != "curl":
+            compile(program, tab, "exec")
 
 
 async def until_used(one: Junctor) -> None:

@@ -65,10 +65,16 @@ function shown(found, refresh, told) {
     { title: "Workspace", of: (key) => key.workspace || "all" },
     { title: "Role", of: (key) => key.role },
     { title: "Models", of: (key) => (key.models?.length ? key.models.join(", ") : "all") },
+    { title: "Limits", of: limits },
     { title: "Ends", of: (key) => (key.expires_at ? when(key.expires_at) : "never") },
     { title: "Made by", of: (key) => key.created_by || "–" },
     { title: "", of: (key) => revocation(key, refresh, told) },
   ], found));
+}
+
+function limits(key) {
+  const set = Object.entries(key.limits ?? {}).filter(([, value]) => value !== null);
+  return set.map(([name, value]) => `${name.replaceAll("_", " ")}: ${value}`).join(", ") || "none";
 }
 
 function revocation(key, refresh, told) {

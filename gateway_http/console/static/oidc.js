@@ -31,13 +31,13 @@ export async function leave(oidc, view) {
 /** Takes what the issuer sent us back with; null if this is no way back. Cleans the URL and the storage at once. */
 export function returned() {
   const query = new URLSearchParams(location.search);
-  const held = sessionStorage.getItem(KEY);
-  sessionStorage.removeItem(KEY);
-  if (!query.has("code") && !query.has("error")) return null;
   let sent = null;
   try {
+    const held = sessionStorage.getItem(KEY);
+    sessionStorage.removeItem(KEY);
     sent = JSON.parse(held ?? "null");
-  } catch { /* as if there were none */ }
+  } catch { /* storage is off, or has what is not ours: as if there were none */ }
+  if (!query.has("code") && !query.has("error")) return null;
   history.replaceState(null, "", BACK + (typeof sent?.view === "string" ? sent.view : ""));
   return { query, sent };
 }
