@@ -303,7 +303,8 @@ class Limiter:
                 continue
             if not self._fail_open:
                 raise PeerUnavailable(_CANNOT_TELL, retry_after=1.0)
-            if window.spent + amount > max(1, window.allowed // self.holders):
+            share = min(max(1, window.allowed // self.holders), window.allowed - window.others)
+            if window.spent + amount > share:
                 raise exceeded(window, amount, windows, self.clock())
         self._take(windows, amounts)
         for window in windows:

@@ -18,7 +18,7 @@ from tests.e2e.processes import PATIENCE, Process, deployment, free_port, status
 from tests.e2e.registries import REGISTRIES, migrate
 from tests.upstream import OpenAI, ScriptedUpstream
 
-REQUESTS, TOKENS, CALLS = 200, 10_000, 500
+REQUESTS, TOKENS, CALLS = 200, 2_000, 500
 AWAY, BACK = "the quota service does not answer", "the quota service answers again"
 RESERVED_OUTPUT = 30
 BODY = {

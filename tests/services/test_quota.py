@@ -18,7 +18,7 @@ from junctor.v1 import quota_pb2 as pb
 from junctor.v1 import quota_pb2_grpc
 from services.access.identity import Caller, Identity, Kind, Limits
 from services.inference_router.limits import Hold, Limiter
-from services.inference_router.limits_leases import Leases, declared_lease
+from services.inference_router.limits_leases import ASK_SECONDS, Leases, declared_lease
 from services.metering.quota import DEAD_SECONDS, SHARES, WINDOWS, QuotaStore, Wish
 from services.metering.quota_servicer import QuotaServicer
 from services.metering.store import MIGRATIONS
@@ -168,19 +168,24 @@ class Rig:
 
     async def away(self) -> None:
         if self.server is not None:
-            await self.server.stop(0)
+            await self.server.stop(5)  # what is asked is answered: a cut transaction outlives its test
         self.server = None
 
     async def router(self, *, patience: float = PATIENT, fail_open: bool = True) -> Limiter:
         limiter = Limiter(clock=self.clock, patience=patience, fail_open=fail_open)
         peer: Peer = open_peer(f"127.0.0.1:{self.port}", name="metering")
         self.stack.push_async_callback(peer.close)
-        leases = Leases(limiter, peer, pauses=lambda seconds: seconds / 20 if seconds < 2 else seconds)
+        leases = Leases(limiter, peer, pauses=_shortened)
         limiter.lessor = leases
         self.leases.append(leases)
         task = asyncio.create_task(leases.run())
         self.stack.push_async_callback(_ended, task)
         return limiter
+
+
+def _shortened(seconds: float) -> float:
+    """Shorten pauses, but not the time that an answer may take: this machine may be busy."""
+    return PATIENT if seconds == ASK_SECONDS else seconds / 20
 
 
 async def _ended(task: asyncio.Task[None]) -> None:
