@@ -25,13 +25,13 @@ import sqlalchemy as sa
 from junctor.channel import open_peer
 from junctor.errors import WatchExpired
 from junctor.v1 import model_registry_pb2_grpc, provider_registry_pb2_grpc, watch_pb2, workspaces_pb2_grpc
-from services.admin.backup import BackupFailed, back_up, read_manifest, restore
+from services.admin.backup import STORES, BackupFailed, back_up, read_manifest, restore
 from services.runtime.changes import CHANGES, COUNTER
 from services.runtime.db import open_database
 from tests.cluster import until
 from tests.e2e.core import GATEWAY as WORKSPACES
 from tests.e2e.core import MODELS
-from tests.e2e.processes import PATIENCE, Deployment, Process, deployment
+from tests.e2e.processes import PATIENCE, ROOT, Deployment, Process, deployment
 from tests.e2e.registries import REGISTRIES, migrate
 from tests.e2e.upgrading import Writer
 from tests.postgres import Postgres
@@ -114,7 +114,7 @@ def _in_files(folder: Path, environ: dict[str, str], _: object) -> Stores:
     async def lose_and_restore(backup: Path) -> None:
         shutil.rmtree(data)
         said = await done(command(folder, environ, "restore", backup, "--data-dir", data))
-        assert said.count("with a new epoch") == len(WATCHES)
+        assert said.count("with a new epoch") == len(STORES)
 
     return Stores(environ, data, back_up, lose_and_restore)
 
@@ -123,7 +123,8 @@ def _in_postgresql(folder: Path, environ: dict[str, str], request: pytest.Fixtur
     server: Postgres = request.getfixturevalue("postgres")
     environ["JUNCTOR_DATABASE_URL"] = request.getfixturevalue("postgres_url")
     dump = "junctor.dump"
-    schemas = [f"--schema={store}" for store in WATCHES]
+    schemas = re.findall(r"--schema=[a-z_]+", (ROOT / "docs/backup.md").read_text())  # as the page has it
+    assert sorted(schemas) == [f"--schema={store}" for store in STORES]
 
     def run(program: str, *arguments: str | Path) -> None:
         subprocess.run([server.binaries / program, *arguments], check=True, timeout=PATIENCE, capture_output=True)
@@ -140,7 +141,7 @@ def _in_postgresql(folder: Path, environ: dict[str, str], request: pytest.Fixtur
         options = ("--no-owner", "--exit-on-error", "--single-transaction", "--dbname")
         await asyncio.to_thread(run, "pg_restore", *options, environ["JUNCTOR_DATABASE_URL"], backup / dump)
         said = await done(command(folder, environ, "new-epoch"))
-        assert said.count("its epoch is") == len(WATCHES)
+        assert said.count("its epoch is") == len(STORES)
 
     return Stores(environ, folder, back_up, lose_and_restore)
 
