@@ -1,4 +1,4 @@
-"""What a record of usage costs on the path of a request: ``python benchmarks/usage_hook.py`` tells nanoseconds a call."""
+"""What a record of usage costs on the path of a request: tells nanoseconds a call, of 20 rounds."""
 
 from __future__ import annotations
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import io
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from junctor.v1 import usage_pb2 as pb
 from junctor.v1 import usage_pb2_grpc
 from services.runtime.auth import load_or_create_token, token_metadata
-from tests.cluster import running
+from tests.cluster import running, until
 from tests.stores import url_of
 from tests.upstream import Json, ScriptedUpstream
 from tests.usage_run import CHAT, Run
@@ -79,9 +80,14 @@ async def test_records_are_watched_as_they_come(tmp_path: Path, upstream: Script
     async with running(tmp_path) as cluster:
         await cluster.add_provider("up", upstream.url)
         call = usage_pb2_grpc.UsageStub(cluster.channel).WatchUsage(pb.WatchUsageRequest(filter="kind:chat"))
-        await call.wait_for_connection()
-        await cluster.http.post("/v1/embeddings", json={"model": CHAT["model"], "input": "Hi"})
-        await cluster.http.post("/v1/chat/completions", json=CHAT)
-        seen = await call.read()
+        reading = asyncio.ensure_future(call.read())
+
+        async def read() -> bool:  # what ends before the watch has begun is not in it
+            await cluster.http.post("/v1/embeddings", json={"model": CHAT["model"], "input": "Hi"})
+            await cluster.http.post("/v1/chat/completions", json=CHAT)
+            return reading.done()
+
+        await until(read)
+        seen = reading.result()
         call.cancel()
         assert (seen.kind, seen.model, seen.verdict) == ("chat", "default/test-model", "complete")
