@@ -101,6 +101,8 @@ async def test_limits_hold_while_the_quota_service_is_away_and_it_is_found_again
         upstream.always(OpenAI())
         await Access(clients[0], None).add_provider("scripted", upstream.url)  # type: ignore[arg-type]
         await limit(clients, requests_per_minute=REQUESTS)
+        for client in clients * 8:  # each asks again after the other has: both know that they are two
+            assert (await client.post(CHAT, json=BODY)).status_code == 200
         await registries.kill()
         burst = await burst_through(upstream, clients)
         assert burst.passed == burst.arrived
@@ -131,7 +133,7 @@ async def burst_through(upstream: ScriptedUpstream, clients: list[httpx.AsyncCli
     minutes = int(time.time() // 60 - begun) + 1
     arrived = sum(each.target == CHAT for each in upstream.requests[before:])
     passed = [answer for answer in answers if answer.status_code == 200]
-    assert {answer.status_code for answer in answers} == {200, 429}
+    assert {answer.status_code for answer in answers} <= {200, 429}
     tokens = sum(answer.json()["usage"]["total_tokens"] for answer in passed)
     refused = next(answer for answer in answers if answer.status_code == 429)
     _log.info("%d routers: %d of %d arrived, %d tokens, in %d minutes", len(clients), arrived, CALLS, tokens, minutes)
