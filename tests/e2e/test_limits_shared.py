@@ -14,8 +14,9 @@ import httpx
 import pytest
 
 from tests.cluster import Access, until
-from tests.e2e.processes import PATIENCE, Process, deployment, free_port, status_is
+from tests.e2e.processes import PATIENCE, Process, deployment, status_is
 from tests.e2e.registries import REGISTRIES, migrate
+from tests.ports import free_port
 from tests.upstream import OpenAI, ScriptedUpstream
 
 REQUESTS, TOKENS, CALLS = 200, 2_000, 500

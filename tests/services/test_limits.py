@@ -330,7 +330,7 @@ PRICES = {
 @pytest.mark.parametrize("case", PRICES)
 async def test_the_most_exact_price_holds(case: str) -> None:
     *given, millions = PRICES[case]
-    made = [usage_pb2.Price(model=m, provider=p, input_micros=n * 1_000_000) for m, p, n in given]  # type: ignore[misc]
+    made = [usage_pb2.Price(model=m, provider=p, input_micros=n * 1_000_000) for m, p, n in given]
     assert Priced(*made).cost("default/p", "gpt-4", 1, 0) == millions
 
 

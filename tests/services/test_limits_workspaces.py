@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from google.protobuf.field_mask_pb2 import FieldMask
 
 from junctor.errors import PermissionDenied
 from junctor.v1 import access_pb2, workspaces_pb2
@@ -74,7 +75,7 @@ async def test_admins_of_a_workspace_cannot_lift_its_limits(tmp_path: Path) -> N
         servicer = WorkspacesServicer(at.workspaces)
         limits = access_pb2.KeyLimits(requests_per_minute=5)
         workspace = workspaces_pb2.Workspace(name="default", limits=limits)
-        request = workspaces_pb2.UpdateWorkspaceRequest(workspace=workspace, update_mask={"paths": ["limits"]})
+        request = workspaces_pb2.UpdateWorkspaceRequest(workspace=workspace, update_mask=FieldMask(paths=["limits"]))
         with calling(caller({"default": Role.ADMIN})), pytest.raises(PermissionDenied):
             await servicer.UpdateWorkspace(request, CONTEXT)
         assert (await servicer.UpdateWorkspace(request, CONTEXT)).limits == limits
