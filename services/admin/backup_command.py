@@ -19,6 +19,7 @@ from services.main import load
 from services.runtime.changes import Feed
 from services.runtime.db_start import StoreUnusable, opening, place_of
 from services.runtime.keyring import KeyFileError, Keyring
+from services.runtime.schema import schema_of
 from services.settings import Settings
 from services.stores import open_store
 
@@ -139,6 +140,8 @@ async def _renew(settings: Settings, service: str) -> str:
     try:
         with opening(database):
             async with database.write() as tx:
+                if not (await tx.run_sync(schema_of)).revision:
+                    return "no store here"  # the release that the dump is of had none
                 epoch = await Feed(database).renew_epoch(tx)
         return f"{place_of(database)}: its epoch is {epoch}"
     finally:
