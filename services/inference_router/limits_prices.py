@@ -1,7 +1,7 @@
 """Prices as a router knows them, for budgets: asked for now and then while a budget is being counted, and kept.
 
-Of the prices that match, the one holds that names the model, then the provider, most exactly: a name before a pattern,
-a longer pattern before a shorter one. A model without a price costs nobody anything: its requests do not count.
+As in the records of usage, a price for the provider goes before one for all, then a whole model name before a pattern,
+then the pattern with more letters. A model without a price costs nobody anything: its requests do not count.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ ASK_SECONDS = 5.0
 """Between two questions: a new price is known to all routers so soon."""
 _MOST_KNOWN = 10_000
 _MILLION = 1_000_000
+_WILD = frozenset("*?[")
 
 
 class Prices:
@@ -51,7 +52,7 @@ class Prices:
         self._known.clear()
 
     def cost(self, provider: str, model: str, tokens_in: int, tokens_out: int, cached: int = 0) -> int | None:
-        """Return what tokens cost, in millionths of a US dollar, rounded up; None: the price is not known.
+        """Return what tokens cost, in millionths of a US dollar, rounded; None: the price is not known.
 
         ``provider`` is ``workspace/name``, ``model`` what it calls the model; ``cached`` tokens are part of those in.
         """
@@ -62,7 +63,7 @@ class Prices:
         cached = min(cached, tokens_in)
         for_cached = price.cached_input_micros if price.HasField("cached_input_micros") else price.input_micros
         total = (tokens_in - cached) * price.input_micros + cached * for_cached + tokens_out * price.output_micros
-        return -(-total // _MILLION)
+        return (total + _MILLION // 2) // _MILLION
 
     def _price(self, provider: str, model: str) -> pb.Price | None:
         at = (provider, model)
@@ -80,6 +81,7 @@ def _fits(price: pb.Price, provider: str, model: str, now: float) -> bool:
     return begun and price.provider in {"*", provider} and fnmatchcase(model, price.model)
 
 
-def _rank(price: pb.Price) -> tuple[bool, int, bool, int, int]:
-    exact = "*" not in price.model and "?" not in price.model
-    return (exact, len(price.model), price.provider != "*", price.valid_from.seconds, price.version)
+def _rank(price: pb.Price) -> tuple[bool, bool, int, int, int]:
+    letters = sum(letter not in _WILD for letter in price.model)
+    exact = letters == len(price.model)
+    return (price.provider != "*", exact, letters, price.valid_from.ToMicroseconds(), price.version)

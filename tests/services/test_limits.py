@@ -321,7 +321,8 @@ async def test_what_has_no_price_does_not_count(bench: Bench, upstream: Scripted
 
 PRICES = {
     "pattern": (("gpt-*", "*", 1), ("*", "*", 2), 1),
-    "exact": (("gpt-4", "*", 1), ("gpt-*", "default/p", 2), 1),
+    "exact": (("gpt-4", "*", 1), ("gpt-*", "*", 2), 1),
+    "provider before exact": (("gpt-4", "*", 1), ("gpt-*", "default/p", 2), 2),
     "provider": (("gpt-4", "*", 1), ("gpt-4", "default/p", 2), 2),
     "other provider": (("gpt-4", "default/q", 1), ("*", "*", 2), 2),
 }
