@@ -61,7 +61,7 @@ class ApiEndpoint(_message.Message):
     model_id: _builtins.str
     """The model's id there."""
     api_key: _builtins.str
-    """Reference to a key, never the key itself."""
+    """Taken for compatible clients and not kept: a key belongs into a secret."""
     format: _builtins.str
     """`openai`, `nim` or another name."""
     def __init__(

@@ -47,6 +47,7 @@ class ModelRegistryServicer(model_registry_pb2_grpc.ModelRegistryServicer):
     async def CreateModel(self, request: pb.CreateModelRequest, context: Any) -> pb.Model:
         asked = request.model
         check_model(asked, MODEL_WRITABLE, new=True)
+        _forget_key(asked)
         if request.validate_only:
             return asked
         workspace_id = await self._workspaces.require(asked.workspace)
@@ -58,6 +59,7 @@ class ModelRegistryServicer(model_registry_pb2_grpc.ModelRegistryServicer):
         asked = request.model
         fields = masked(request.update_mask, MODEL_WRITABLE)
         check_model(asked, fields, new=False)
+        _forget_key(asked)
         if request.validate_only:
             return asked
         return await self._store.update(
@@ -76,6 +78,12 @@ class ModelRegistryServicer(model_registry_pb2_grpc.ModelRegistryServicer):
             yield pb.ModelEvent(
                 type=item.type, resource=item.resource, revision=item.revision, resume_token=item.resume_token
             )
+
+
+def _forget_key(model: pb.Model) -> None:
+    """Keep no key of an endpoint that no call goes to: a provider's key is a secret, which this store has none of."""
+    if model.HasField("api_endpoint"):
+        model.api_endpoint.ClearField("api_key")
 
 
 class ProviderSyncServicer(model_registry_pb2_grpc.ProviderSyncServicer):

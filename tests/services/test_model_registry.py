@@ -86,6 +86,19 @@ async def test_a_workspace_created_a_moment_ago_can_be_written_to(tmp_path: Path
             assert await registry.is_there(f"w{number}", "m1")
 
 
+async def test_a_key_within_an_endpoint_is_not_kept(tmp_path: Path) -> None:
+    async with (
+        access_control(tmp_path) as (_, server),
+        model_registry(tmp_path, server.port) as running,
+    ):
+        endpoint = pb.ApiEndpoint(url="http://h", api_key="sk-secret")
+        model = pb.Model(workspace="default", name="mine", api_endpoint=endpoint)
+        made = await running.call(running.models.CreateModel, pb.CreateModelRequest(model=model))
+        changed = await running.call(running.models.UpdateModel, pb.UpdateModelRequest(model=model))
+        for each in (made, changed):
+            assert (each.api_endpoint.url, each.api_endpoint.HasField("api_key")) == ("http://h", False)
+
+
 async def test_a_deleted_workspace_takes_what_is_in_it_and_watchers_hear_of_it(tmp_path: Path) -> None:
     async with access_control(tmp_path) as (store, server), model_registry(tmp_path, server.port) as registry:
         await store.create(wpb.Workspace(name="w1"))
