@@ -178,13 +178,19 @@ async def test_a_thousand_abandoned_calls_leave_no_task_socket_or_object(rig: Ri
         if phase == "connect":
             await rig.upstream.refuse()
             clogged(stack, rig.upstream.port)
-        await abandon(rig, phase, holding)  # what is made once is made now
+        await abandon(rig, phase, holding)  # what is made once is made now,
+        await until(lambda: recorded(rig), seconds=PATIENCE)  # also for the records of these calls
         tasks, files, things = len(asyncio.all_tasks()), descriptors(), objects()
         for _ in range(ROUNDS):
             await abandon(rig, phase, holding)
         await until(lambda: said(len(asyncio.all_tasks()) <= tasks and descriptors() <= files), seconds=PATIENCE)
         # A quarter of an object per call; what a call left to the loop's timers goes a moment later, a leak never.
         await until(lambda: said(objects() - things < ROUNDS * EACH), seconds=PATIENCE)
+
+
+async def recorded(rig: Rig) -> bool:
+    """Tell whether a record of usage was written: statements and connections are made for the first one."""
+    return bool((await rig.cluster.http.get("/apis/usage/v2/usage")).json()["data"])
 
 
 async def limit(rig: Rig, calls: int) -> None:
