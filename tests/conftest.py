@@ -29,6 +29,9 @@ _QUICK = ("gateway_http", "services", "unit")
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     """Add what decides how much is run."""
+    parser.addoption(
+        "--long", action="store_true", help="also what takes minutes: wide tables, rigs of a dozen processes"
+    )
     parser.addoption("--all-orders", action="store_true", help="go through every order of an upgrade: hours")
 
 
@@ -38,8 +41,16 @@ def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     return 0 if named else min(8, 2 * (os.cpu_count() or 1))
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Let the processes of a run begin with the long files; each takes the next file when it is done with one."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Let the processes of a run begin with the long files; each takes the next file when it is done with one.
+
+    What is marked ``long`` runs if it is asked for, or named.
+    """
+    named = any("::" in argument or argument.endswith(".py") for argument in config.args)
+    if not (config.option.long or named):
+        left_out = [item for item in items if item.get_closest_marker("long")]
+        items[:] = [item for item in items if not item.get_closest_marker("long")]
+        config.hook.pytest_deselected(items=left_out)
     if "PYTEST_XDIST_WORKER" in os.environ:
         items.sort(key=lambda item: item.path.parent.name in _QUICK)
 

@@ -69,7 +69,8 @@ async def takes_key(t: Thread) -> bool:
     body = {"model": t.entity, "messages": core.MESSAGES}
     if (await t.http.post("/v1/chat/completions", json=body)).status_code != 200:
         return False
-    return await shows_key(t)
+    calls = [request for request in t.upstream.requests if request.target == "/v1/chat/completions"]
+    return calls[-1].header("authorization") == f"Bearer {VALUE}"
 
 
 async def shows_key(t: Thread, value: str = VALUE) -> bool:

@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from pathlib import Path
 
+import pytest
+
 from tests.cluster import until
 from tests.e2e.core import thread
 from tests.e2e.processes import PATIENCE
 from tests.e2e.scaling import Load, Site, hold, site
 from tests.upstream import ScriptedUpstream
+
+pytestmark = pytest.mark.long
 
 SERVING = {"router-1", "router-2", "router-3/worker-1", "router-3/worker-2"}
 """Every router process, the workers of the one that has several included."""

@@ -31,7 +31,7 @@ from tests.security.spellings import ALL, ANSWERS, LINK_LOCAL, METADATA
 from tests.services.test_upstream_proxy import Body
 from tests.upstream import Raw, ScriptedUpstream, head
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long]
 
 PROVIDERS = f"{MODELS}/default/providers"
 GOOD = "https://provider.example/v1"

@@ -21,7 +21,7 @@ from junctor.errors import BY_REASON
 from tests.cluster import Cluster, running
 from tests.security.contract import GOOD, Rpc, class_of, filled, messages, reason_of, rpcs
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long]
 
 EXAMPLES = 40
 SETTINGS = settings(

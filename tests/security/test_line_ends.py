@@ -19,7 +19,7 @@ from tests.e2e.core import GATEWAY, Thread, thread
 from tests.security.contract import GOOD, class_of, is_map, put, rpcs
 from tests.upstream import ScriptedUpstream
 
-pytestmark = pytest.mark.asyncio(loop_scope="module")
+pytestmark = [pytest.mark.asyncio(loop_scope="module"), pytest.mark.long]
 
 EVIL = ("x\r\nx-evil: 1", "x\nx-evil: 1", "x\rx-evil: 1", "x\r\n\r\nHTTP/1.1 200 OK\r\nx-evil: 1")
 RPCS = {rpc.name: rpc for rpc in rpcs()}

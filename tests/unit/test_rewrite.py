@@ -296,7 +296,7 @@ def test_large_answers_stream(head: bytes, changed: bool) -> None:
         pytest.param(
             b'{"type":"message_start","message":{"usage":{"input_tokens":5,"output_tokens":1,'
             b'"cache_read_input_tokens":9}}}',
-            Usage(5, 1, 9),
+            Usage(14, 1, 9),
             id="anthropic-start",
         ),
         pytest.param(b'{"type":"message_delta","usage":{"output_tokens":12}}', Usage(None, 12), id="anthropic-delta"),
