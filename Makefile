@@ -41,7 +41,7 @@ $(VENV)/.dev: requirements-dev.lock pyproject.toml | $(VENV)/.python
 	@touch $(VENV)/.server $@
 
 test: setup-dev  ## Install what is needed and run the tests; options for pytest in ARGS
-	@PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder $(ARGS)
+	@bash tests/run.sh $(BIN)/python $(ARGS)
 
 lint: setup-dev  ## Style, types, layers, protos
 	@$(BIN)/ruff check .
