@@ -15,7 +15,7 @@ from tests.cluster import until
 from tests.console.stage import Console, Junctor, chromium, junctor, looking, needs_chromium
 from tests.upstream import CLOSE, Json, OpenAI, ScriptedUpstream, Sse
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.long]
 
 VIEWS = ("Chat", "Providers", "Models", "Live", "Explain", "Usage", "Keys")
 QUESTION = 'It\'s "me" & <b>you</b>'

@@ -19,6 +19,8 @@ from tests.deploy.conftest import Tools
 from tests.deploy.image import ROOT, Instruction, image, stages
 from tests.e2e.processes import free_port
 
+pytestmark = pytest.mark.long
+
 STEP_SECONDS = 600.0
 """Bound of one RUN; only ends one that hangs."""
 

@@ -20,6 +20,8 @@ from tests.e2e.test_upgrade_day import PAUSE, THIS, access
 from tests.e2e.upgrading import REGISTRIES, ROUTER, Site, site
 from tests.upstream import ScriptedUpstream
 
+pytestmark = pytest.mark.long
+
 KEY = "switch-on-0123456789abcdef0123456789abcdef"
 
 
