@@ -86,7 +86,7 @@ class Endpoint:
             allow = ", ".join(self._handlers).encode()
             await _send(send, errors.refusal(405, "Method Not Allowed", headers=[(b"allow", allow)]))
             return
-        request_id = _request_id(scope)
+        request_id = request_id_of(scope)
         REQUEST_ID.set(request_id)  # uvicorn runs each request in a task, whose context ends with it
         call = Call(request.path_params, request.query_params.multi_items(), lambda: _read(request))
         try:
@@ -116,7 +116,8 @@ class Endpoint:
         return response._replace(body=dumps(content))
 
 
-def _request_id(scope: Scope) -> str:
+def request_id_of(scope: Scope) -> str:
+    """Return the caller's ``x-request-id`` if it may be kept, else a new one."""
     given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
     return given.decode() if usable_id(given) else f"req-{uuid.uuid4().hex}"
 

@@ -11,9 +11,9 @@ from junctor.errors import JunctorError
 from services.access.assertions import to_text
 from services.access.audit import AuditReporter, Refusal
 from services.access.authenticator import Authenticator
-from services.access.credentials import credential_of, missing
+from services.access.credentials import required
 from services.access.identity import NOBODY, Caller
-from services.runtime.exchange import Headers, KnownHeaders
+from services.runtime.exchange import KnownHeaders
 
 OPEN = frozenset((b"/health/live", b"/health/ready", b"/status", b"/apis/auth/discovery"))
 """Paths that need no credential, byte for byte (the HTTP contract, section 1)."""
@@ -45,12 +45,12 @@ class Gate:
         headers = head.headers
         if type(headers) is KnownHeaders:
             if headers.credential is None:
-                headers.credential = self._credential(headers)
+                headers.credential = required(headers)
             credential = headers.credential
         else:
             if self.is_open(head.target.partition(b"?")[0]):
                 return NOBODY
-            credential = self._credential(headers)
+            credential = required(headers)
         return self._authenticator.known(credential) or credential
 
     async def prove(self, credential: str) -> Caller:
@@ -69,10 +69,3 @@ class Gate:
         """Take note of a refused request."""
         what = f"{method.decode('ascii', 'replace')} {path.decode('ascii', 'replace')}"
         self._reporter.refused(Refusal("", what, error.reason), request_id=request_id)
-
-    @staticmethod
-    def _credential(headers: Headers) -> str:
-        credential = credential_of(headers)
-        if credential is None:
-            raise missing()
-        return credential

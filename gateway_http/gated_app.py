@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import logging
-import uuid
 from typing import Any
 
 from gateway_http import errors
 from gateway_http.asgi import Receive, Scope, Send, send_response
+from gateway_http.endpoint import request_id_of
 from gateway_http.gate import Gate
-from gateway_http.options import usable_id
 from junctor.channel import CALLER
 from junctor.errors import InternalError, JunctorError
-from services.access.credentials import credential_of, missing
-from services.access.identity import Caller
-from services.runtime.exchange import Headers
+from services.access.credentials import required
 
 _log = logging.getLogger(__name__)
 
@@ -33,12 +30,13 @@ class GatedApp:
             return
         path = _raw_path(scope)
         if not self._gate.is_open(path):
-            request_id = _request_id(scope)
-            own = [(b"x-request-id", request_id)]
+            request_id = request_id_of(scope)
+            own = [(b"x-request-id", request_id.encode())]
             try:
-                caller = await self._caller([(name.lower(), value) for name, value in scope["headers"]])
+                shown = required((name.lower(), value) for name, value in scope["headers"])
+                caller = await self._gate.prove(shown)
             except JunctorError as error:
-                self._gate.told(scope["method"].encode(), path, error, request_id=request_id.decode())
+                self._gate.told(scope["method"].encode(), path, error, request_id=request_id)
                 await send_response(send, errors.to_response(error), own)
                 return
             except Exception:  # noqa: BLE001 - nobody is let in by a fault
@@ -49,18 +47,7 @@ class GatedApp:
             CALLER.set(self._gate.acting(caller))  # each request has a task of its own, whose context ends with it
         await self._app(scope, receive, send)
 
-    async def _caller(self, headers: Headers) -> Caller:
-        credential = credential_of(headers)
-        if credential is None:
-            raise missing()
-        return await self._gate.prove(credential)
-
 
 def _raw_path(scope: Scope) -> bytes:
     raw: bytes = scope.get("raw_path") or scope["path"].encode()
     return raw.partition(b"?")[0]
-
-
-def _request_id(scope: Scope) -> bytes:
-    given = next((value for name, value in scope["headers"] if name.lower() == b"x-request-id"), b"")
-    return given if usable_id(given) else f"req-{uuid.uuid4().hex}".encode()

@@ -48,6 +48,14 @@ def credential_of(fields: Iterable[tuple[bytes, bytes]]) -> str | None:
     return found
 
 
+def required(fields: Iterable[tuple[bytes, bytes]]) -> str:
+    """Return the credential in header fields. Raises Unauthenticated, also if there is none."""
+    credential = credential_of(fields)
+    if credential is None:
+        raise missing()
+    return credential
+
+
 def _bearer(value: bytes) -> bytes:
     scheme, _, token = value.partition(b" ")
     return token.strip(b" ") if scheme.lower() == b"bearer" else b""

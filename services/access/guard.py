@@ -17,7 +17,7 @@ from junctor.errors import JunctorError, PermissionDenied, ResourceNotFound, Res
 from services.access.assertions import from_text
 from services.access.audit import AuditReporter, Refusal
 from services.access.authenticator import Authenticator
-from services.access.credentials import FIELDS, credential_of, missing
+from services.access.credentials import required
 from services.access.identity import SERVICE, Caller, Kind
 from services.access.policy import POLICY, Rule, Where, workspace_of
 from services.access.roles import NEEDED, Permission
@@ -92,9 +92,7 @@ class Guard:
             caller = await self._authenticator.asserted(from_text(said[-1])) if said else SERVICE
             return caller, partial(self._authenticator.caller_of, caller.identity)
         fields = [(key.encode(), _bytes(value)) for key, value in metadata]
-        credential = credential_of(field for field in fields if field[0] in FIELDS)
-        if credential is None:
-            raise missing()
+        credential = required(fields)
         return await self._authenticator.prove(credential), partial(self._authenticator.prove, credential)
 
     def _tell(self, info: CallInfo, rpc: Rpc, error: JunctorError) -> None:
