@@ -124,7 +124,7 @@ class Peer:
         try:
             async with asyncio.timeout(wait):
                 await self._connected()
-        except TimeoutError:
+        except (TimeoutError, grpc.aio.UsageError):  # the latter: it was closed meanwhile, we are being stopped
             raise PeerUnavailable(f"{self.name} cannot be reached.", retry_after=1.0) from None
 
     async def _connected(self) -> None:

@@ -32,6 +32,6 @@ async def serving(register: Callable[[Any, Any], None], servicer: object) -> Asy
 
 async def until(condition: Callable[[], bool]) -> None:
     """Poll until the condition holds; the bound only ends a test that would hang."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.002)

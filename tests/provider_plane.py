@@ -130,7 +130,7 @@ class Plane:
 
 async def until(condition: Callable[[], bool] | Callable[[], Awaitable[bool]]) -> None:
     """Poll until the condition holds; the bound only ends a test that would hang."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while True:
             result = condition()
             if await result if isinstance(result, Awaitable) else result:

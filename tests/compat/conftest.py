@@ -92,7 +92,7 @@ async def place(edge: Edge, upstream: ScriptedUpstream) -> AsyncIterator[Place]:
         (await http.post(workspaces, json={"name": name})).raise_for_status()
         provider = {"name": "up", "host_url": upstream.url}
         (await http.post(f"/apis/models/v2/workspaces/{name}/providers", json=provider)).raise_for_status()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             while (await http.get(f"{edge.gateway(name)}/provider/up/ready")).status_code != 200:
                 await asyncio.sleep(0.02)
         yield Place(edge, name, upstream, http)

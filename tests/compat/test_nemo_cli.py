@@ -208,7 +208,7 @@ async def test_a_secret_from_stdin_is_sent_to_the_provider_and_never_shown(
     (tmp_path / "key").write_text("k-two")
     await nemo("secrets", "update", "key", "--from-file", str(tmp_path / "key"), "--description", "second")
     place.upstream.requests.clear()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not any(r.header("authorization") == "Bearer k-two" for r in place.upstream.requests):
             await nemo("chat", "test-model", "Hello", "--provider", "mine")
     listed = await nemo("secrets", "list")

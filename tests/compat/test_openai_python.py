@@ -164,5 +164,5 @@ async def test_leaving_a_stream_ends_the_providers_work(openai: Worker, place: P
     place.upstream.always(Sse([PIECE, never]), path=CHAT)
     assert await openai.call("leave_stream", base_url=place.openai, model="test-model") == place.model
     asked = next(request for request in place.upstream.requests if request.target == CHAT)
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         await place.upstream.connections[asked.connection].closed.wait()

@@ -31,7 +31,7 @@ async def main(client: str, folder: Path) -> None:
             await process.start()
         await made.http_ready()
         base = f"http://127.0.0.1:{made.http_port}"
-        async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=20) as http:
+        async with httpx.AsyncClient(base_url=base, trust_env=False, timeout=60) as http:
             wanted = [await _write(http, f"before-{n}") for n in range(BEFORE)]
             target = f"127.0.0.1:{made.grpc_ports['model-registry']}"
             watching = await asyncio.create_subprocess_exec(

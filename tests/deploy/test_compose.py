@@ -47,13 +47,13 @@ async def test_the_containers_become_healthy_and_a_request_goes_through(
         await stack.becomes_healthy(name)
 
     url = f"http://127.0.0.1:{stack.port(GATEWAY, EDGE_PORT)}"
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20, headers=stack.admin) as http:
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60, headers=stack.admin) as http:
         ready = await core.thread(Access(http, None), upstream)  # type: ignore[arg-type] # no check here is over gRPC
         async with ready.openai() as keyless:
             client = keyless.with_options(api_key=stack.admin["authorization"].removeprefix("Bearer "))
             answer = await client.chat.completions.create(model=ready.entity, messages=core.MESSAGES)
         assert answer.choices[0].message.content
-    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=20) as stranger:
+    async with httpx.AsyncClient(base_url=url, trust_env=False, timeout=60) as stranger:
         assert (await stranger.get("/v1/models")).status_code == 401
 
     stack.processes["inference-router"].send(signal.SIGTERM)

@@ -72,7 +72,7 @@ class Raw:
             f"content-length: {len(body) if length is None else length}\r\n\r\n"
         )
         self._writer.write(head.encode() + body)
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(60):
             return await self._answer()
 
     async def _answer(self) -> Answer:

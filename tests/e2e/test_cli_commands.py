@@ -165,7 +165,7 @@ async def test_what_can_be_called_where_and_why(junctor: Run, serving: ScriptedU
     unreachable = await junctor("inference", "explain", MODEL, JUNCTOR_GRPC_TARGET="127.0.0.1:1", code=1)
     assert unreachable.stderr.endswith("name its address with --grpc-target HOST:PORT\n")
     await junctor("inference", "providers", "drain", "up")
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while (done := await junctor("inference", "explain", MODEL, code=None)).exit_code == 0:
             await asyncio.sleep(0.01)
     assert "draining" in done.stdout

@@ -98,7 +98,7 @@ async def test_what_is_wrong_behind_the_address(cluster: Cluster, upstream: Scri
     async with httpx.AsyncClient(base_url=cluster.url) as http:
         body = {"name": "locked", "host_url": upstream.url}
         assert (await http.post("/apis/models/v2/workspaces/default/providers", json=body)).is_success
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(60):
         while True:
             rows = {row["check"]: row for row in await sick(tmp_path, **here)}
             if "401" in rows["provider locked"]["found"]:

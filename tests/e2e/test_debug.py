@@ -128,7 +128,7 @@ async def test_levels_and_sampling_change_while_every_process_runs(
     admin = f"http://127.0.0.1:{admin_port}"
     async with (
         process("junctor", "up", *flags, folder=tmp_path, JUNCTOR_LOG_LEVEL="error", JUNCTOR_SEED="false") as up,
-        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=30) as http,
+        httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False, timeout=60) as http,
     ):
         await until(lambda: answers(http), seconds=60)
         home = {"HOME": up.environ["HOME"], "XDG_CONFIG_HOME": up.environ.get("XDG_CONFIG_HOME", "")}

@@ -92,7 +92,7 @@ class Secured:
     async def access(self) -> AsyncIterator[Access]:
         context = ssl.create_default_context(cadata=OLD.pem + NEW.pem)
         url = f"https://127.0.0.1:{self.five.http_port}"
-        async with httpx.AsyncClient(base_url=url, verify=context, trust_env=False, timeout=20) as http:
+        async with httpx.AsyncClient(base_url=url, verify=context, trust_env=False, timeout=60) as http:
             await until(lambda: status_is(http, "/health/ready", 200), seconds=PATIENCE)
             yield Access(http, None)  # type: ignore[arg-type]
 
@@ -220,7 +220,7 @@ async def test_workers_share_https_and_grpc_and_all_take_a_new_certificate(tmp_p
             await until(both_show_it, seconds=PATIENCE)
             context = ssl.create_default_context(cadata=authority.pem)
             for _ in range(4):
-                async with httpx.AsyncClient(base_url=url, verify=context, trust_env=False, timeout=20) as http:
+                async with httpx.AsyncClient(base_url=url, verify=context, trust_env=False, timeout=60) as http:
                     answer = await http.post("/v1/chat/completions", json={**CHAT, "model": "demo-echo-1"})
                     assert answer.text.endswith("data: [DONE]\n\n")
                 credentials = grpc.ssl_channel_credentials(authority.pem.encode())

@@ -49,7 +49,7 @@ class Stage:
         reader, writer = await asyncio.open_connection("127.0.0.1", self.cluster.node.http_port)
         writer.write(request)
         try:
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(60):
                 return await reader.read()
         finally:
             writer.close()

@@ -42,7 +42,7 @@ async def client(port: int) -> AsyncIterator[tuple[asyncio.StreamReader, asyncio
 
 
 async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         writer.write(GET)
         head = await reader.readuntil(b"\r\n\r\n")
         assert await reader.readexactly(5) == b"hello"

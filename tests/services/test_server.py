@@ -284,7 +284,7 @@ async def test_a_call_that_is_given_up_ends_in_the_handler(expire: bool) -> None
             await servicer.entered.wait()
             task.cancel()
         await asyncio.wait_for(servicer.left.wait(), 10)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(60):
             while counters.running:
                 await asyncio.sleep(0.01)
     [(_, code)] = counters.ended

@@ -71,7 +71,7 @@ async def secured(folder: Path, **flags: Any) -> AsyncIterator[Secured]:
     try:
         await node.start()
         url = f"https://localhost:{node.http_port}"
-        async with httpx.AsyncClient(base_url=url, verify=trusting(), trust_env=False, timeout=20) as http:
+        async with httpx.AsyncClient(base_url=url, verify=trusting(), trust_env=False, timeout=60) as http:
             access = Secured(http, None, node, mount)  # type: ignore[arg-type]
             await access.answers("/health/ready")
             yield access
