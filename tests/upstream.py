@@ -237,6 +237,8 @@ async def _requests(reader: asyncio.StreamReader, peer: Connection) -> AsyncIter
         except asyncio.IncompleteReadError:
             return
         line, *rest = raw[:-4].split(b"\r\n")
+        if line.count(b" ") != 2:  # whoever sends that is no client of this test: the port was somebody else's before
+            return
         method, target, _ = line.decode("latin-1").split(" ")
         fields = [(name, value.strip()) for name, _, value in (entry.partition(b":") for entry in rest)]
         known = {name.lower(): value for name, value in fields}
