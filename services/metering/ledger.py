@@ -13,9 +13,9 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from junctor.v1 import usage_pb2 as pb
 from services.metering.prices import PriceStore
-from services.metering.pricing import PriceBook, cost_of
 from services.metering.store import USAGE
 from services.runtime.changes import Feed
+from services.runtime.pricing import PriceBook, cost_of
 from services.runtime.trouble import Trouble
 
 TAG = "tags."

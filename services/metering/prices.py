@@ -9,9 +9,9 @@ import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncConnection
 
 from junctor.v1 import usage_pb2 as pb
-from services.metering.pricing import PriceBook
 from services.metering.store import PRICES
 from services.runtime.changes import Feed
+from services.runtime.pricing import PriceBook
 
 
 class PriceStore:

@@ -16,9 +16,9 @@ from junctor.v1 import usage_pb2_grpc
 from services.metering.ledger import Ledger
 from services.metering.pages import MAX_PAGE, Births, between, compiled, place_of, token_of
 from services.metering.prices import PriceStore, in_force
-from services.metering.pricing import ANY_PROVIDER
 from services.metering.summary import check, summarize
 from services.runtime import journal
+from services.runtime.pricing import ANY_PROVIDER
 
 RECORDS_LIMIT = 1_000
 _ID_LIMIT = 128

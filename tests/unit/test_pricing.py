@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from junctor.v1 import usage_pb2 as pb
-from services.metering.pricing import PriceBook, cost_of
+from services.runtime.pricing import PriceBook, cost_of
 
 NOW = 1_000_000_000
 

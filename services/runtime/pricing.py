@@ -1,5 +1,7 @@
 """Which price holds for a request, and what it costs by it. Pure functions over the prices that there are.
 
+Metering prices its records with it, a router what it counts against budgets: both say the same of a request.
+
 The most exact pair of provider and model that had begun by then wins: a named provider before ``*``, then a whole
 model name before a pattern, then the pattern with more letters. Of one pair the price that began last holds.
 """
@@ -63,9 +65,17 @@ def cost_of(price: pb.Price, record: pb.UsageRecord) -> int | None:
         out = 0
     if (into is None and price.input_micros) or (out is None and price.output_micros) or into is out is None:
         return None
-    into = into or 0
-    cached = min(record.cached_tokens, into) if price.HasField("cached_input_micros") else 0
-    total = (into - cached) * price.input_micros + cached * price.cached_input_micros + (out or 0) * price.output_micros
+    return cost(price, into or 0, out or 0, record.cached_tokens)
+
+
+def cost(price: pb.Price, tokens_in: int, tokens_out: int, cached: int = 0) -> int:
+    """Return what tokens cost, in millionths of a dollar, rounded half up; ``cached`` ones are part of those in."""
+    cached = min(cached, tokens_in) if price.HasField("cached_input_micros") else 0
+    total = (
+        (tokens_in - cached) * price.input_micros
+        + cached * price.cached_input_micros
+        + tokens_out * price.output_micros
+    )
     return (total + MILLION // 2) // MILLION
 
 
