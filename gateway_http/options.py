@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import re
 import secrets
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -12,11 +11,10 @@ from gateway_http.cors import Cors
 from gateway_http.gate import Gate
 from gateway_http.limits import Limits
 from junctor.errors import FieldViolation, InvalidField
+from services.runtime import tags
 from services.runtime.exchange import Call, Invoker
 
 _ID_LIMIT = 128
-_TAG = re.compile(rb"[A-Za-z0-9][A-Za-z0-9\-_./]{0,62}").fullmatch
-_TAG_LIMIT, _TAGS_LIMIT = 255, 16
 
 
 def sequential_ids() -> Callable[[], str]:
@@ -52,8 +50,8 @@ def describe(call: Call, special: dict[bytes, bytes], options: EdgeOptions) -> N
         call.min_revision = revision.decode("latin-1")
     if (session := special.get(b"x-junctor-session")) is not None:
         call.session = session.decode("latin-1")
-    if (tags := special.get(b"x-junctor-tags")) is not None:
-        call.tags = _tags(tags)
+    if (told := special.get(b"x-junctor-tags")) is not None:
+        call.tags = _tags(told)
     call.want_receipt = special.get(b"x-junctor-receipt") == b"1"
 
 
@@ -69,21 +67,14 @@ def usable_id(value: bytes) -> bool:
 
 
 def _tags(value: bytes) -> tuple[tuple[str, str], ...]:
-    """Read ``name=value, name=value``: names as those of labels, values of visible ASCII and inner spaces."""
-    found: dict[str, str] = {}
-    for part in value.split(b","):
-        name, equals, text = (piece.strip() for piece in part.partition(b"="))
-        if not equals or not _TAG(name) or len(text) > _TAG_LIMIT or not text.isascii():
-            raise _bad_tags()
-        found[name.decode()] = text.decode()
-    if len(found) > _TAGS_LIMIT:
-        raise _bad_tags()
+    """Read ``name=value, name=value``; of a name that comes twice the last counts."""
+    parts = [part.partition("=") for part in value.decode("latin-1").split(",")]
+    found = {name.strip(): text.strip() for name, _, text in parts}
+    if not all(equals for _, equals, _ in parts) or not tags.fit(found.items()):
+        rule = f"must be at most {tags.MOST} pairs name=value with commas between them"
+        violation = FieldViolation("header.x-junctor-tags", rule)
+        raise InvalidField(f"Invalid x-junctor-tags: {rule}", violations=(violation,))
     return tuple(sorted(found.items()))
-
-
-def _bad_tags() -> InvalidField:
-    rule = f"must be at most {_TAGS_LIMIT} pairs name=value with commas between them"
-    return InvalidField(f"Invalid x-junctor-tags: {rule}", violations=(FieldViolation("header.x-junctor-tags", rule),))
 
 
 def _seconds(value: bytes) -> float:

@@ -126,7 +126,9 @@ class RequestOptions(_message.Message):
 
     @_builtins.property
     def tags(self) -> _containers.ScalarMap[_builtins.str, _builtins.str]:
-        """Labels for usage records and logs."""
+        """For usage records and logs: at most 16, with names as those of labels and values of up to 255 visible ASCII
+        characters.
+        """
 
     def __init__(
         self,

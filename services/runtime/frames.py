@@ -17,8 +17,13 @@ from junctor import status
 from junctor.errors import FieldViolation, InvalidField, MalformedRequest
 from junctor.v1 import inference_router_pb2 as router_pb
 from junctor.v1 import route_pb2 as route_pb
+from services.runtime import tags
 from services.runtime.exchange import Attempt, Call, Head, Headers, Outcome, Route, Usage, Verdict
 
+_TAGS_RULE = (
+    f"must be at most {tags.MOST}, with names of up to 63 letters, digits and -_./ that begin with a letter or digit, "
+    f"and values of up to {tags.LONGEST_VALUE} visible ASCII characters"
+)
 VERDICTS: dict[Verdict, route_pb.Verdict.ValueType] = {
     Verdict.COMPLETE: route_pb.VERDICT_COMPLETE,
     Verdict.TRUNCATED: route_pb.VERDICT_TRUNCATED,
@@ -106,7 +111,7 @@ def options_of(call: Call) -> route_pb.RequestOptions:
 
 
 def apply_options(call: Call, options: route_pb.RequestOptions) -> None:
-    """Put options into a call. Raises InvalidField for a timer that is not positive."""
+    """Put options into a call. Raises InvalidField for a timer that is not positive, and for bad tags."""
     call.timeout = _seconds("timeout", options.timeout) if options.HasField("timeout") else None
     for name in _ATTEMPT_TIMERS:
         seconds = _seconds(name, getattr(options, name)) if options.HasField(name) else None
@@ -115,6 +120,8 @@ def apply_options(call: Call, options: route_pb.RequestOptions) -> None:
     call.min_revision = options.min_revision
     call.want_receipt = options.want_receipt
     if options.tags:
+        if not tags.fit(options.tags.items()):
+            raise InvalidField.of(FieldViolation("options.tags", _TAGS_RULE))
         call.tags = tuple(sorted(options.tags.items()))
 
 

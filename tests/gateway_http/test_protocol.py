@@ -106,6 +106,7 @@ async def test_call_carries_what_the_request_said() -> None:
         "x-junctor-min-revision: models:7",
         "x-junctor-session: s",
         "x-junctor-receipt: 1",
+        "x-junctor-tags: team=lab, app = search engine ,team=shop",
         "x-request-id: mine-1",
         "X-Two:  padded \t",
     )
@@ -115,6 +116,7 @@ async def test_call_carries_what_the_request_said() -> None:
     call = edge.invoker.calls[0]
     assert (call.workspace, call.name, call.path, call.query) == ("w1", "p1", b"v1%2Fmodels", b"a=%2F&a=b")
     assert (call.timeout, call.min_revision, call.session, call.want_receipt) == (1.5, "models:7", "s", True)
+    assert call.tags == (("app", "search engine"), ("team", "shop"))
     assert call.body == b"\x00\xff"
     assert (b"x-two", b"padded") in call.headers
     assert call.request_id == answer.headers["x-request-id"] == "mine-1"
@@ -132,6 +134,27 @@ async def test_bad_timeout_is_422_and_the_connection_closes_because_of_its_body(
     async with serving() as edge:
         raw = await edge.exchange(post(OPENAI, b"x", "x-junctor-timeout-ms: soon"))
     assert status_of(raw) == 422
+    assert not edge.invoker.calls
+
+
+@pytest.mark.parametrize(
+    "tags",
+    [
+        "team",
+        "=x",
+        "a b=c",
+        "a=b,",
+        f"a={'x' * 256}",
+        "a=\xe9",
+        f"{'n' * 64}=x",
+        ",".join(f"t{n}=x" for n in range(17)),
+    ],
+)
+async def test_bad_tags_are_422_and_name_the_rule(tags: str) -> None:
+    async with serving() as edge:
+        raw = await edge.exchange(post(OPENAI, b"x", f"x-junctor-tags: {tags}"))
+    assert status_of(raw) == 422
+    assert b"at most 16 pairs name=value" in raw
     assert not edge.invoker.calls
 
 

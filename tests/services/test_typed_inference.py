@@ -159,6 +159,7 @@ async def test_options_reach_the_router_and_not_the_provider(stub, provider):
     await stub.CreateChatCompletion(ask(options=options))
     call = provider.calls[0]
     assert (call.timeout, call.session, call.min_revision, call.want_receipt) == (1.5, "s", "models:3", True)
+    assert call.tags == (("a", "b"),)
     assert "options" not in provider.body
 
 
@@ -177,6 +178,9 @@ BAD = {
         "tools[0].function.parameters",
     ),
     "deep JSON": (ask(prediction=b"[" * 100_000), "prediction"),
+    "name of a tag": (ask(options=route_pb.RequestOptions(tags={"a b": "c"})), "options.tags"),
+    "line end in a tag": (ask(options=route_pb.RequestOptions(tags={"a": "b\nc"})), "options.tags"),
+    "tags without end": (ask(options=route_pb.RequestOptions(tags={f"t{n}": "" for n in range(17)})), "options.tags"),
     "attempt timer": (ask(options=route_pb.RequestOptions(idle_timeout={"seconds": -1})), "options.idle_timeout"),
 }
 
