@@ -29,6 +29,8 @@ LOOK_SECONDS = 0.5
 """Between two looks for shares that nobody uses."""
 RENEW_SECONDS = 60.0
 """A share is spoken of this often, or the service takes its holder for dead and gives it to others."""
+GREET_SECONDS = 20.0
+"""A router that has nothing to ask says this often that it is there: the service counts those of the last minute."""
 LARGEST_SHARE: Final = 8
 """A share, beyond what calls wait for, is at most this part of a window."""
 _SMALLEST_SHARE = 128
@@ -55,11 +57,15 @@ class Leases:
         self._loop = asyncio.get_running_loop()
         self._dirty: dict[Window, bool] = {}
         """Windows to speak of, and whether more is wanted of them."""
+        self._under_way: Mapping[Window, bool] = {}
+        """Of which the question is that was not answered yet."""
         self._held: dict[Window, float] = {}
         """Windows that are not over, and when they were last spoken of."""
         self._holding = asyncio.Event()
         self._wake = asyncio.Event()
         self._number = 0
+        self._greets = True
+        """It is to be said that this router is there, whatever else is asked."""
         self._down = False
 
     @property
@@ -75,9 +81,10 @@ class Leases:
 
     async def run(self) -> None:
         """Ask until cancelled."""
-        async with asyncio.TaskGroup() as both:
-            both.create_task(self._ask_forever())
-            both.create_task(self._look_forever())
+        async with asyncio.TaskGroup() as group:
+            group.create_task(self._ask_forever())
+            group.create_task(self._look_forever())
+            group.create_task(self._greet_forever())
 
     async def give_back(self) -> None:
         """Give back all that is not used, once: the router ends."""
@@ -102,11 +109,11 @@ class Leases:
                 self._wake.set()
 
     async def _ask_all(self) -> bool:
-        while self._dirty or self._down:
+        while self._dirty or self._down or self._greets:
             now = self.limiter.clock()
             live = [(window, more) for window, more in self._dirty.items() if window.end > now]
             batch, self._dirty = dict(live[:_MOST_WISHES]), dict(live[_MOST_WISHES:])
-            if not batch and not self._down:  # of one who is down it is asked whether it is back
+            if not (batch or self._down or self._greets):  # of one who is down it is asked whether it is back
                 break
             if not await self._ask(batch, self.limiter.needs()):
                 self._dirty = batch | self._dirty
@@ -133,11 +140,15 @@ class Leases:
             # What is held is given back where nothing can be taken from it meanwhile: in `look`.
             request.wishes.append(_wish(window, spent, needed, max(needed + share, window.granted)))
             window.asked = spent
+        self._under_way = windows
         try:
             response = await self._peer.call(self._stub.Lease, request, timeout=self._pauses(ASK_SECONDS))
         except JunctorError as error:
             _log.debug("no lease", extra={"reason": error.reason})
             return False
+        finally:
+            self._under_way = {}
+        self._greets = False
         self.limiter.holders = max(1, response.holders)
         for window, wish, grant in zip(windows, request.wishes, response.grants, strict=True):
             _take(window, grant, wish)
@@ -157,6 +168,12 @@ class Leases:
             _log.warning("the quota service does not answer: limits hold as JUNCTOR_QUOTA_FAIL says")
         self.limiter.lost()
 
+    async def _greet_forever(self) -> None:
+        while True:
+            self._greets = True
+            self._wake.set()
+            await asyncio.sleep(self._pauses(GREET_SECONDS))
+
     # -- giving back
 
     async def _look_forever(self) -> None:
@@ -168,11 +185,13 @@ class Leases:
                 self._holding.clear()
 
     def look(self) -> None:
-        """Forget windows that are over; give back what was not used since the last look."""
+        """Forget windows that are over; of those not used since the last look tell the use, give back the rest."""
         now, loop_now = self.limiter.clock(), self._loop.time()
         for window, spoken in list(self._held.items()):
             if window.end <= now:
                 del self._held[window]
+                continue
+            if window in self._under_way:  # the answer says again what is held: what was given back would come back
                 continue
             idle = window.seen == window.spent
             window.seen = window.spent
@@ -180,6 +199,8 @@ class Leases:
                 window.hold(window.spent)
                 window.asked = window.spent
                 self._say(window)
+            elif idle and window.spent != window.reported:
+                self._say(window)  # calls of other routers wait for as long as more may be given back
             elif loop_now - spoken > RENEW_SECONDS and window.left > 0:
                 self._say(window)
 
