@@ -274,7 +274,7 @@ async def test_every_resource_is_listed_by_pages(
     every = await nemo(*group, "list", "--page-size", "1", "--all-pages")
     assert {item["name"] for item in every["data"]} >= set(names)
     (only,) = (await nemo(*group, "list", "--page-size", "1", "--page", "2"))["data"]
-    assert only in every["data"]
+    assert only["name"] in {item["name"] for item in every["data"]}
     for name in names:
         await nemo(*group, "delete", name)
         assert "not found" in await nemo(*group, "get", name, fails=True)
