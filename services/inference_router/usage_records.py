@@ -24,6 +24,7 @@ BYTES_PER_TOKEN: Final = 4
 BYTES_PER_EVENT: Final = 200
 """A chunk of OpenAI's chat streams with one token in it, framing included."""
 
+_MOST: Final = 2**53
 _TAGS: Final = 64
 """As many as metering takes, those of the key first."""
 
@@ -87,40 +88,50 @@ def ended_of(number: int, finished: Finished, kind: str) -> Ended:
     )
 
 
-def record_of(origin: str, ended: Ended) -> pb.UsageRecord:
-    """Make the record that is shipped. ``origin`` tells this process from every other one."""
+def fill(record: pb.UsageRecord, origin: str, ended: Ended) -> None:
+    """Fill in an empty record, which is shipped. ``origin`` tells this process from every other one.
+
+    There is one for every request: fields are assigned where they lie in the batch, which costs half of what the
+    constructor's arguments do. Raises ValueError for a text that no message takes.
+    """
     caller = ended.principal
-    record = pb.UsageRecord(
-        id=f"{origin}.{ended.number}",
-        request_id=ended.request_id,
-        workspace=_workspace(ended),
-        model=ended.model,
-        provider=ended.provider,
-        upstream_model=ended.upstream_model,
-        principal="" if caller is None else caller.principal,
-        tags=_tags(ended),
-        kind=ended.kind,
-        stream=ended.streams,
-        status=ended.status,
-        verdict=ended.verdict,
-        error_source=ended.source,
-        attempts=ended.attempts,
-        queue_seconds=ended.queue_seconds,
-        first_byte_seconds=ended.first_byte_seconds,
-        total_seconds=ended.total_seconds,
-    )
-    record.time.FromNanoseconds(ended.at // 1000 * 1000)
+    record.id = f"{origin}.{ended.number}"
+    record.request_id = ended.request_id
+    record.workspace = _workspace(ended)
+    record.model = ended.model
+    record.provider = ended.provider
+    record.upstream_model = ended.upstream_model
+    record.kind = ended.kind
+    record.stream = ended.streams
+    record.status = ended.status
+    record.verdict = ended.verdict
+    record.error_source = ended.source
+    record.attempts = ended.attempts
+    record.queue_seconds = ended.queue_seconds
+    record.total_seconds = ended.total_seconds
+    if ended.first_byte_seconds is not None:
+        record.first_byte_seconds = ended.first_byte_seconds
+    if caller is not None:
+        record.principal = caller.principal
+    if tags := _tags(ended):
+        record.tags.update(tags)
+    seconds, nanos = divmod(ended.at, 1_000_000_000)
+    record.time.seconds, record.time.nanos = seconds, nanos // 1000 * 1000
     _count(record, ended)
-    return record
 
 
 def _count(record: pb.UsageRecord, ended: Ended) -> None:
     usage = ended.usage
     if usage is not None:
         record.token_source = pb.TOKEN_SOURCE_REPORTED
-        for name in ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens"):
-            if (count := getattr(usage, name)) is not None:
-                setattr(record, name, min(count, 2**53))
+        if usage.input_tokens is not None:
+            record.input_tokens = min(usage.input_tokens, _MOST)
+        if usage.output_tokens is not None:
+            record.output_tokens = min(usage.output_tokens, _MOST)
+        if usage.cached_tokens is not None:
+            record.cached_tokens = min(usage.cached_tokens, _MOST)
+        if usage.reasoning_tokens is not None:
+            record.reasoning_tokens = min(usage.reasoning_tokens, _MOST)
     elif ended.provider and ended.status and ended.status < 400:
         record.token_source = pb.TOKEN_SOURCE_ESTIMATED
         record.input_tokens = -(-ended.asked // BYTES_PER_TOKEN)

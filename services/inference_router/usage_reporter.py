@@ -18,7 +18,7 @@ from junctor.channel import Peer
 from junctor.errors import InvalidArgument
 from junctor.v1 import usage_pb2 as pb
 from junctor.v1 import usage_pb2_grpc
-from services.inference_router.usage_records import Ended, ended_of, record_of
+from services.inference_router.usage_records import Ended, ended_of, fill
 from services.runtime.finished import KINDS, Finished
 from services.runtime.metrics import Family, Sample, gauge
 from services.runtime.trouble import Trouble
@@ -57,7 +57,7 @@ class UsageReporter:
         self._origin = secrets.token_hex(8)
         self._number = 0
         self._waiting: deque[Ended] = deque()
-        self._batch: list[pb.UsageRecord] = []
+        self._batch = pb.RecordUsageRequest()
         """What is being shipped until that is acknowledged."""
         self._untold = 0
         self._trouble = Trouble(_log, "could not bring records of usage to metering")
@@ -101,41 +101,42 @@ class UsageReporter:
 
     async def ship(self) -> bool:
         """Ship all that waits, a batch at a time; False: not now, it is kept for the next time."""
-        while self._batch or self._waiting or self._untold:
+        batch = self._batch.records
+        while batch or self._waiting or self._untold:
             await self._fill()
-            untold = self._untold
-            request = pb.RecordUsageRequest(records=self._batch, dropped=untold)
+            self._batch.dropped = untold = self._untold
             try:
-                await self._take(request)
+                await self._take(self._batch)
             except InvalidArgument as error:  # it will be no better the next time
                 self._trouble.failed(error)
-                self.dropped += len(self._batch)
-                self._untold += len(self._batch)
+                self.dropped += len(batch)
+                self._untold += len(batch)
             except Exception as error:  # noqa: BLE001 - whoever is away comes back; the records are kept
                 self._trouble.failed(error)
                 return False
             else:
                 self._trouble.over()
-                self.shipped += len(self._batch)
+                self.shipped += len(batch)
                 self._untold -= untold
-            self._batch = []
+            del batch[:]
         return True
 
     async def _fill(self) -> None:
-        batch, waiting, origin = self._batch, self._waiting, self._origin
+        batch, waiting, origin = self._batch.records, self._waiting, self._origin
         while waiting and len(batch) < BATCH:
             for _ in range(min(_FEW, len(waiting), BATCH - len(batch))):
                 ended = waiting.popleft()
                 try:
-                    batch.append(record_of(origin, ended))
+                    fill(batch.add(), origin, ended)
                 except ValueError as error:  # a text that no message takes
+                    del batch[-1]
                     self._trouble.failed(error)
                     self.dropped += 1
                     self._untold += 1
             await asyncio.sleep(0)
 
     def _left(self) -> int:
-        return len(self._batch) + len(self._waiting)
+        return len(self._batch.records) + len(self._waiting)
 
     def families(self) -> Iterator[Family]:
         """Return the metrics of the queue."""

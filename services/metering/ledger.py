@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import sqlalchemy as sa
@@ -13,20 +14,17 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from junctor.v1 import usage_pb2 as pb
 from services.metering.prices import PriceStore
+from services.metering.rows import INTO_POSTGRESQL, TAG, TOGETHER, into_sqlite, row_of
 from services.metering.store import USAGE
 from services.runtime.changes import Feed
-from services.runtime.pricing import PriceBook, cost_of
 from services.runtime.trouble import Trouble
 
-TAG = "tags."
 _SWEEP_SECONDS = 3600.0
 _SWEEP_BATCH = 1_000
-_WIDTHS: Mapping[str, int] = {
-    "request_id": 256,
-    **dict.fromkeys(("workspace", "model", "provider", "principal"), 320),
-    "upstream_model": 512,
-    **dict.fromkeys(("kind", "verdict", "error_source"), 32),
-}
+_TEXTS = (
+    *("request_id", "workspace", "model", "provider", "principal"),
+    *("upstream_model", "kind", "verdict", "error_source"),
+)
 _COUNTS = ("input_tokens", "output_tokens", "cached_tokens", "reasoning_tokens")
 _OPTIONAL = (*_COUNTS, "cost_micros", "first_byte_seconds")
 _PLAIN = ("stream", "status", "attempts", "token_source", "price_version", "queue_seconds", "total_seconds")
@@ -42,20 +40,24 @@ class Ledger:
         self._prices = prices
 
     async def record(self, records: Sequence[pb.UsageRecord]) -> int:
-        """Keep records and what they cost; returns how many were new. One with a known id is dropped."""
-        unique = {record.id: record for record in records}
+        """Keep records, at least one, and what they cost; returns how many were new. One of a known id is dropped."""
         async with self.feed.database.write() as tx:
-            await self.feed.lock(tx)
-            known = set((await tx.execute(sa.select(USAGE.c.id).where(USAGE.c.id.in_(list(unique))))).scalars())
-            new = [record for record in unique.values() if record.id not in known]
-            if not new:
-                return 0
+            numbers = await self.feed.next_revisions(tx, len(records))
             book = await self._prices.book(tx)
-            numbers = await self.feed.next_revisions(tx, len(new))
-            rows = [_row(seq, record, book) for seq, record in zip(numbers, new, strict=True)]
-            await tx.execute(sa.insert(USAGE), rows)
+            new = 0
+            for at in range(0, len(records), TOGETHER):
+                part = zip(numbers[at:], records[at : at + TOGETHER], strict=False)
+                new += await self._insert(tx, [row_of(seq, record, book) for seq, record in part])
+                await asyncio.sleep(0)  # SQLite writes within the event loop, where streams are passed on
         self.feed.committed(tx)
-        return len(new)
+        return new
+
+    async def _insert(self, tx: AsyncConnection, rows: Sequence[tuple[Any, ...]]) -> int:
+        if self.feed.database.is_sqlite:
+            written = await tx.exec_driver_sql(into_sqlite(len(rows)), tuple(chain.from_iterable(rows)))
+        else:
+            written = await tx.exec_driver_sql(INTO_POSTGRESQL, tuple(map(list, zip(*rows, strict=True))))
+        return written.rowcount
 
     async def page(
         self,
@@ -114,30 +116,13 @@ async def sweep_forever(ledger: Ledger, *, days: int) -> None:
         await asyncio.sleep(_SWEEP_SECONDS)
 
 
-def _row(seq: int, record: pb.UsageRecord, book: PriceBook) -> dict[str, Any]:
-    micros = record.time.ToMicroseconds()
-    row: dict[str, Any] = {name: _cut(getattr(record, name), width) for name, width in _WIDTHS.items()}
-    row |= {name: getattr(record, name) for name in _PLAIN}
-    row |= {name: getattr(record, name) if record.HasField(name) else None for name in _OPTIONAL}  # type: ignore[arg-type]
-    tags = {TAG + name.replace("\0", ""): _cut(value, 255) for name, value in record.tags.items()}
-    row |= {"seq": seq, "id": record.id, "created_at": micros, "fields": tags}
-    price = book.price_at(record.provider, record.upstream_model, micros) if record.token_source else None
-    cost = cost_of(price, record) if price is not None else None
-    row |= {"cost_micros": cost, "price_version": price.version if price is not None and cost is not None else 0}
-    return row
-
-
 def _record(row: sa.Row[Any]) -> pb.UsageRecord:
     values = row._mapping
     record = pb.UsageRecord(
         id=row.id,
         tags={name.removeprefix(TAG): value for name, value in values[USAGE.c.fields].items()},
-        **{name: values[name] for name in (*_WIDTHS, *_PLAIN)},
+        **{name: values[name] for name in (*_TEXTS, *_PLAIN)},
         **{name: values[name] for name in _OPTIONAL if values[name] is not None},
     )
     record.time.FromMicroseconds(row.created_at)
     return record
-
-
-def _cut(text: str, width: int) -> str:
-    return text[:width].replace("\0", "")

@@ -17,7 +17,7 @@ from junctor.errors import FieldViolation, InvalidField, ResourceNotFound, Resou
 from junctor.filters import And, Compare, Node, Not, Or
 from junctor.v1 import workspaces_pb2 as pb
 from junctor.v1 import workspaces_pb2_grpc
-from services.metering.ledger import TAG
+from services.metering.rows import TAG
 from services.metering.store import USAGE
 from services.runtime.filter_sql import compile_filter
 from services.runtime.following import Follower

@@ -134,6 +134,8 @@ def _check(records: Sequence[pb.UsageRecord]) -> None:
     if len(records) > RECORDS_LIMIT:
         bad.append(FieldViolation("records", f"must be at most {RECORDS_LIMIT}"))
     for index, record in enumerate(records[:RECORDS_LIMIT]):
+        if _is_good(record):
+            continue
         if not 0 < len(record.id) <= _ID_LIMIT or not record.id.isprintable():
             bad.append(FieldViolation(f"records[{index}].id", f"must be 1 to {_ID_LIMIT} printable characters"))
         if not 0 < record.time.seconds <= _LAST_SECOND:
@@ -144,6 +146,20 @@ def _check(records: Sequence[pb.UsageRecord]) -> None:
             bad.append(FieldViolation(f"records[{index}]", f"must have tokens of 0 to {_MOST}"))
     if bad:
         raise InvalidField.of(*bad[:20])
+
+
+def _is_good(record: pb.UsageRecord) -> bool:
+    """Tell whether :func:`_check` has nothing to say of it: there is one for every request, and hardly a bad one."""
+    return (
+        0 < len(record.id) <= _ID_LIMIT
+        and record.id.isprintable()
+        and 0 < record.time.seconds <= _LAST_SECOND
+        and len(record.tags) <= _TAGS_LIMIT
+        and 0 <= record.input_tokens < _MOST
+        and 0 <= record.output_tokens < _MOST
+        and 0 <= record.cached_tokens < _MOST
+        and 0 <= record.reasoning_tokens < _MOST
+    )
 
 
 def _check_price(price: pb.Price) -> None:

@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncConnection
 
 from junctor.errors import FieldViolation, InvalidField
 from junctor.v1 import usage_pb2 as pb
-from services.metering.ledger import TAG
+from services.metering.rows import TAG
 from services.metering.store import USAGE
 
 MOST_SUMS = 10_000
