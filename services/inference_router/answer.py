@@ -88,7 +88,7 @@ class Answer:
         self.began = 0.0
         """When the call's time at providers began, as :func:`time.perf_counter` has it, gaps left out."""
         self.first_byte_at = 0.0
-        """When the first byte of the body was passed on, by the same clock; 0: not yet, or a ping was the first."""
+        """When the first byte of the body was passed on, by the same clock; 0: not yet. With pings known at the end."""
         self.streams = False
         """It is an event stream."""
         self.told: Headers | None = None
@@ -172,6 +172,7 @@ class Answer:
             self._decoder.close()
         if self._pinger is not None:
             self._pinger.stop()
+            self.first_byte_at = self._pinger.first_byte_at
 
     def usage(self) -> Usage | None:
         """Return the tokens that the provider reported, as far as they were seen."""
@@ -269,7 +270,6 @@ class Answer:
         try:
             if not self.committed:
                 self._commit(streaming=True)
-                self.first_byte_at = 0.0
             self._sink.data(PING)
         except Exception as error:  # noqa: BLE001 - settled() raises it, a timer has nobody to tell
             self._fail(error)

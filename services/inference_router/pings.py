@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from time import perf_counter
 
 from services.runtime.exchange import Head, Outcome, Sink, Source
 
@@ -20,10 +21,23 @@ _EVENT_ENDS = (b"\n\n", b"\n\r\n", b"\r\r", b"\r\n\r\n")
 class Pinger:
     """A sink in front of a stream's own, and the source that this one pauses. Silent while it is paused."""
 
-    __slots__ = ("_due", "_loop", "_paused", "_ping", "_seconds", "_sink", "_source", "_tail", "_timer")
+    __slots__ = (
+        "_due",
+        "_loop",
+        "_paused",
+        "_ping",
+        "_seconds",
+        "_sink",
+        "_source",
+        "_tail",
+        "_timer",
+        "first_byte_at",
+    )
 
     def __init__(self, sink: Sink, seconds: float, ping: Callable[[], None]) -> None:
         """``ping`` is called after ``seconds`` of silence between two events, and whenever as long goes by again."""
+        self.first_byte_at = 0.0
+        """When the first byte of the provider's was passed on, by perf_counter; 0: not yet."""
         self._sink = sink
         self._seconds = seconds
         self._ping = ping
@@ -42,6 +56,8 @@ class Pinger:
     def data(self, data: bytes) -> None:
         """Pass bytes on, and note that there is no silence."""
         self._due = self._loop.time() + self._seconds
+        if not self.first_byte_at and data is not PING:
+            self.first_byte_at = perf_counter()
         self._tail = data[-4:] if len(data) >= 4 else (self._tail + data)[-4:]
         self._sink.data(data)
 

@@ -87,7 +87,7 @@ class Finished(msgspec.Struct, frozen=True):
     connect_seconds: float = 0.0
     """Spent on new connections to providers, all attempts together; 0: each had one already."""
     first_byte_seconds: float | None = None
-    """From the call's begin to the first byte of its answer. None: there was none, or a ping came first."""
+    """From the call's begin to the first byte of the provider's answer, pings left out. None: there was none."""
     upstream_seconds: float = 0.0
     """Spent with providers, all attempts together."""
     total_seconds: float = 0.0

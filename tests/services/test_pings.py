@@ -7,6 +7,7 @@ import gzip
 import json
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from time import perf_counter
 
 import httpx
 import openai as sdk
@@ -17,6 +18,7 @@ from junctor.v1.inference_pb2_grpc import InferenceStub
 from services.inference_router.pings import PING
 from services.inference_router.upstream_types import Timers
 from services.runtime.exchange import Call, Verdict
+from services.runtime.finished import Finished
 from tests.cluster import running
 from tests.router_bench import CALLS, Bench, Recorder, benches, by_provider, openai
 from tests.upstream import CLOSE, PATIENCE, Json, OpenAI, Raw, ScriptedUpstream, Sse, Status, head
@@ -183,6 +185,41 @@ async def test_an_error_is_no_stream_and_goes_to_the_next(bench: Bench, upstream
         sink = await bench.ask()
         assert sink.got is not None
         assert (sink.got.attempts, sink.body) == (2, EVENTS)
+
+
+@pytest.mark.parametrize("pings", [0, 2])
+async def test_the_time_to_the_first_byte_is_the_providers(
+    bench: Bench, upstream: ScriptedUpstream, pings: int
+) -> None:
+    told: list[Finished] = []
+    bench.router.flights.hooks.add(told.append)
+    gate = asyncio.Event()
+    upstream.script(Sse([UP], gate))
+    bench.provider("p0", upstream.url)
+    sink = Recorder()
+    task = asyncio.create_task(bench.ask(sink=sink))
+    await until(lambda: sink.pieces.count(PING) >= pings)
+    silent = perf_counter()
+    gate.set()
+    await task
+    after = perf_counter() - silent
+    assert told[0].first_byte_seconds is not None
+    assert told[0].total_seconds - after <= told[0].first_byte_seconds <= told[0].total_seconds
+
+
+async def test_pings_are_no_bytes_of_the_providers(bench: Bench, upstream: ScriptedUpstream) -> None:
+    told: list[Finished] = []
+    bench.router.flights.hooks.add(told.append)
+    gate = asyncio.Event()
+    upstream.script(Sse([CLOSE], gate))
+    bench.provider("p0", upstream.url)
+    sink = Recorder()
+    task = asyncio.create_task(bench.ask(sink=sink))
+    await sink.began.wait()
+    gate.set()
+    await task
+    assert PING in sink.pieces
+    assert told[0].first_byte_seconds is None
 
 
 async def test_a_ping_ends_failover(bench: Bench, upstream: ScriptedUpstream) -> None:
