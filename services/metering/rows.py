@@ -54,7 +54,8 @@ TOGETHER: Final = 128
 @cache
 def into_sqlite(rows: int) -> str:
     """Return the statement that takes the values of that many rows, one after the other."""
-    return f"INSERT OR IGNORE INTO usage ({_NAMES}) VALUES {', '.join([_ROW] * rows)}"  # noqa: S608 - of the names above
+    values = ", ".join([_ROW] * rows)
+    return f"INSERT INTO usage ({_NAMES}) VALUES {values} ON CONFLICT DO NOTHING"  # noqa: S608 - of the names above
 
 
 INTO_POSTGRESQL: Final = (
