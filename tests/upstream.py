@@ -21,6 +21,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from tests.ports import free_port
 from tests.upstream_behaviours import (
     CLOSE,
     RESET,
@@ -129,11 +130,15 @@ class ScriptedUpstream:
         return self.requests[count - 1]
 
     async def listen(self) -> None:
-        """Accept connections; again on the same port after :meth:`refuse`."""
+        """Accept connections; again on the same port after :meth:`refuse`.
+
+        The port is of this process's own: a junctor of another one, which still asks a provider that is gone, would
+        take an answer out of the script.
+        """
+        self.port = self.port or free_port()
         self._server = await asyncio.get_running_loop().create_server(
             lambda: _Peer(self), self.host, self.port, ssl=self._tls, reuse_address=True
         )
-        self.port = self._server.sockets[0].getsockname()[1]
 
     async def refuse(self) -> None:
         """Close the port: new connections are refused, open ones stay."""

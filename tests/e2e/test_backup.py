@@ -34,7 +34,7 @@ from tests.e2e.core import MODELS
 from tests.e2e.processes import PATIENCE, ROOT, Deployment, Process, deployment
 from tests.e2e.registries import REGISTRIES, migrate
 from tests.e2e.upgrading import Writer
-from tests.postgres import Postgres
+from tests.postgres import LONG_ON_SQLITE, Postgres
 from tests.upstream import ScriptedUpstream
 
 ALL = (*REGISTRIES, "inference-router", "gateway")
@@ -228,6 +228,7 @@ class Lost:
     logs: dict[str, list[Any]]
 
 
+@LONG_ON_SQLITE
 async def test_a_backup_under_load_brings_everything_back_and_no_old_token_is_taken(
     stores: Stores, tmp_path: Path, upstream: ScriptedUpstream
 ) -> None:

@@ -14,12 +14,14 @@ from tests.cluster import until
 from tests.e2e.processes import PATIENCE
 from tests.e2e.registries import REGISTRIES, registries
 from tests.e2e.writing import Load, acknowledged, check_provider_registry, under_load
+from tests.postgres import LONG_ON_SQLITE
 
 KILLS = 3
 WRITES = 250
 """Acknowledged before each kill, of all kinds together."""
 
 
+@LONG_ON_SQLITE
 async def test_registries_killed_under_load_keep_every_acknowledged_write(
     tmp_path: Path, request: pytest.FixtureRequest, engine: str
 ) -> None:

@@ -19,6 +19,8 @@ from tests.e2e.registries import REGISTRIES, migrate
 from tests.ports import free_port
 from tests.upstream import OpenAI, ScriptedUpstream
 
+LONG = pytest.mark.long
+"""``tests/services/test_quota.py`` goes through every number of routers within one process, each time."""
 REQUESTS, TOKENS, CALLS = 200, 2_000, 500
 AWAY, BACK = "the quota service does not answer", "the quota service answers again"
 RESERVED_OUTPUT = 30
@@ -79,7 +81,9 @@ async def limit(clients: list[httpx.AsyncClient], **limits: int) -> None:
     await until(told, seconds=PATIENCE)
 
 
-@pytest.mark.parametrize("routers", [1, 3, 6])
+@pytest.mark.parametrize(
+    "routers", [pytest.param(1, marks=pytest.mark.long), 3, pytest.param(6, marks=pytest.mark.long)]
+)
 async def test_no_more_arrives_than_the_limit(tmp_path: Path, postgres_url: str, routers: int) -> None:
     async with ScriptedUpstream() as upstream, fleet(tmp_path, postgres_url, routers) as (_, _, clients):
         upstream.always(OpenAI())

@@ -272,7 +272,23 @@ async def attack(port: int, flood: Iterator[bytes], *, reads: bool) -> int:
         await raw.close()
 
 
-@pytest.mark.parametrize("flood", FLOODS.values(), ids=FLOODS.keys())
+KNOWN = {
+    "rapid reset",
+    "made you reset",
+    "continuation",
+    "settings",
+    "pings",
+    "empty data",
+    "hpack bomb",
+    "window crumbs",
+}
+"""Floods that others have had advisories for; the rest takes its time."""
+
+
+@pytest.mark.parametrize(
+    "flood",
+    [pytest.param(flood, id=name, marks=() if name in KNOWN else pytest.mark.long) for name, flood in FLOODS.items()],
+)
 async def test_a_flood_costs_others_nothing(attacked: Target, flood: Callable[[], Iterator[bytes]]) -> None:
     witness = Witness(attacked)
     before = attacked.memory()
