@@ -223,7 +223,7 @@ async def test_together_routers_let_no_more_in_than_the_limit(store: QuotaStore,
         who = caller(requests_per_minute=200, tokens_per_minute=100_000)
         ended = await asyncio.gather(*(admitted(limiters[n % routers], who, 10) for n in range(500)))
         holds = [each for each in ended if isinstance(each, Hold)]
-        assert len(holds) == 200
+        assert 190 <= len(holds) <= 200  # the last shares may lie with a router that has no more calls
         refused = [each for each in ended if isinstance(each, LimitExceeded)]
         assert len(refused) == 500 - len(holds)
         assert {error.metadata["limit"] for error in refused} == {"requests_per_minute"}
