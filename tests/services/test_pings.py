@@ -21,7 +21,7 @@ from services.runtime.exchange import Call, Verdict
 from services.runtime.finished import Finished
 from tests.cluster import running
 from tests.router_bench import CALLS, Bench, Recorder, benches, by_provider, openai
-from tests.upstream import CLOSE, PATIENCE, Json, OpenAI, Raw, ScriptedUpstream, Sse, Status, head
+from tests.upstream import CLOSE, PATIENCE, Json, OpenAI, Raw, ScriptedUpstream, Sse, Status, Step, head
 
 SECONDS = 0.02
 EVENTS = b'data: {"model": "default/chat"}\n\ndata: [DONE]\n\n'
@@ -187,14 +187,14 @@ async def test_an_error_is_no_stream_and_goes_to_the_next(bench: Bench, upstream
         assert (sink.got.attempts, sink.body) == (2, EVENTS)
 
 
-@pytest.mark.parametrize("pings", [0, 2])
-async def test_the_time_to_the_first_byte_is_the_providers(
-    bench: Bench, upstream: ScriptedUpstream, pings: int
-) -> None:
+async def told_of(
+    bench: Bench, upstream: ScriptedUpstream, *, events: list[Step], pings: int
+) -> tuple[Finished, float]:
+    """Have a provider send ``events`` after some pings; return what is told of the call, and seconds since then."""
     told: list[Finished] = []
     bench.router.flights.hooks.add(told.append)
     gate = asyncio.Event()
-    upstream.script(Sse([UP], gate))
+    upstream.script(Sse(events, gate))
     bench.provider("p0", upstream.url)
     sink = Recorder()
     task = asyncio.create_task(bench.ask(sink=sink))
@@ -202,24 +202,21 @@ async def test_the_time_to_the_first_byte_is_the_providers(
     silent = perf_counter()
     gate.set()
     await task
-    after = perf_counter() - silent
-    assert told[0].first_byte_seconds is not None
-    assert told[0].total_seconds - after <= told[0].first_byte_seconds <= told[0].total_seconds
+    return told[0], perf_counter() - silent
+
+
+@pytest.mark.parametrize("pings", [0, 2])
+async def test_the_time_to_the_first_byte_is_the_providers(
+    bench: Bench, upstream: ScriptedUpstream, pings: int
+) -> None:
+    finished, since = await told_of(bench, upstream, events=[UP], pings=pings)
+    assert finished.first_byte_seconds is not None
+    assert finished.total_seconds - since <= finished.first_byte_seconds <= finished.total_seconds
 
 
 async def test_pings_are_no_bytes_of_the_providers(bench: Bench, upstream: ScriptedUpstream) -> None:
-    told: list[Finished] = []
-    bench.router.flights.hooks.add(told.append)
-    gate = asyncio.Event()
-    upstream.script(Sse([CLOSE], gate))
-    bench.provider("p0", upstream.url)
-    sink = Recorder()
-    task = asyncio.create_task(bench.ask(sink=sink))
-    await sink.began.wait()
-    gate.set()
-    await task
-    assert PING in sink.pieces
-    assert told[0].first_byte_seconds is None
+    finished, _ = await told_of(bench, upstream, events=[CLOSE], pings=1)
+    assert finished.first_byte_seconds is None
 
 
 async def test_a_ping_ends_failover(bench: Bench, upstream: ScriptedUpstream) -> None:
